@@ -14,9 +14,10 @@ from emodecode.errors import InputError
 class Run:
     """One continuous acquisition, its design and its nuisance signals.
 
-    Exactly one of `image`, `matrix` and `planned_volumes` is given. Time 0 of `events` is the onset of the first
-    volume *in the file*; `dummies` volumes at its beginning are skipped, so that volume ``v`` of
-    the run (counted after them) starts at ``(v + dummies) * tr_s`` on the clock of the events.
+    Exactly one of `image`, `matrix` and `planned_volumes` is given. Time 0 of `events` is the onset
+    of the first volume *in the file*; `dummies` volumes at its beginning are skipped, so that
+    volume ``v`` of the run (counted after them) starts at ``(v + dummies) * tr_s`` on the clock of
+    the events.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ class Run:
                 self.name,
                 found=f"tr_s = {self.tr_s}",
                 expected="a repetition time between 0.05 and 20 seconds",
-                remedy="Set RepetitionTime in the sidecar, or data.tr_s in the study (seconds, not ms).",
+                remedy="Set RepetitionTime in the sidecar, or data.tr_s (seconds, not ms).",
             )
         if self.image is not None and len(self.image.shape) != 4:
             raise InputError(
@@ -118,7 +119,7 @@ class Run:
                     self.name,
                     found=f"{len(rows)} rows of {what} for {self.n_volumes_in_file} volumes",
                     expected="one row per volume",
-                    remedy=f"Check that the {what} belong to this run and that no volume is missing.",
+                    remedy=f"Check that the {what} belong to this run, none missing.",
                 )
 
     @property

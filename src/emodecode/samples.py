@@ -163,7 +163,8 @@ class Samples:
                 f"{folder / 'X.npy'} is not readable ({error})", "a complete .npy file"
             ) from error
         description = json.loads((folder / "samples.json").read_text())
-        mask = nib.load(folder / "mask.nii.gz") if (folder / "mask.nii.gz").is_file() else None
+        mask_path = folder / "mask.nii.gz"
+        mask = nib.Nifti1Image.from_filename(mask_path) if mask_path.is_file() else None
         features = description["features"]
         return cls(
             X=X,
@@ -200,5 +201,5 @@ def _mismatch(found: str, expected: str) -> InputError:
         "Samples",
         found=found,
         expected=expected,
-        remedy="Build the samples with emodecode.features.extract, or check how the parts were made.",
+        remedy="Check how the parts were made; emodecode.features.extract builds them.",
     )

@@ -111,7 +111,7 @@ class DesignData(Section):
     """Runs that are only planned (no images): to work on labels before any scan is at hand."""
 
     source: Literal["design"] = "design"
-    path: Path = Path(".")
+    path: Path = Path()
     subjects: Annotated[list[str], Field(min_length=1)]
     run_volumes: Annotated[list[int], Field(min_length=1)]
     tr_s: Annotated[float, Field(gt=0)]
@@ -197,10 +197,10 @@ class Labels(Section):
 
 
 class Clean(Section):
-    """Signal cleaning of each run, blind to the labels (nilearn)."""
+    """Signal cleaning of each run, blind to the labels (nilearn); ``high_pass_hz = 0``: none."""
 
     detrend: bool = True
-    high_pass_hz: Annotated[float, Field(ge=0)] | None = 1 / 128
+    high_pass_hz: Annotated[float, Field(ge=0)] = 1 / 128
     low_pass_hz: Annotated[float, Field(gt=0)] | None = None
     standardize: Literal["run", "volume", "none"] = "run"
     smoothing_mm: Annotated[float, Field(gt=0)] | None = None
@@ -209,7 +209,7 @@ class Clean(Section):
 class Features(Section):
     """Samples -> features. Selection is refitted inside every fold."""
 
-    clean: Clean | None = Clean()
+    clean: Clean = Clean()
     n_voxels: Annotated[int, Field(ge=1)] | None = None
     select_by: Literal["group", "subject"] = "group"
     parcels: Path | None = None
@@ -374,14 +374,14 @@ def _resolve_paths(study: Study, folder: Path, where: str) -> Study:
     def resolve(path: Path | None, base: Path) -> Path | None:
         if path is None:
             return None
-        text = os.path.expanduser(os.path.expandvars(str(path)))
+        text = os.path.expandvars(path.expanduser())
         unset = re.search(r"\$\{?(\w+)", text)
         if unset:
             raise DataMissingError(
                 where,
-                found=f"the path {path} names the environment variable {unset[1]}, which is not set",
+                found=f"{path} names the environment variable {unset[1]}, which is not set",
                 expected="a path that exists",
-                remedy=f"Run with {unset[1]}=/path/to/data in front, or with --set data.path=/path/to/data.",
+                remedy=f"Set it ({unset[1]}=/path/to/data emodecode ...), or --set data.path=/path.",
             )
         return (base / text).resolve()
 
