@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real data; tests that need it are skipped where it is absent."""
+    folder = os.environ.get("EMODECODE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("EMODECODE_DATA does not name a folder with the real data")
+    return Path(folder)
