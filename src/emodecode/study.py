@@ -101,6 +101,7 @@ class MatData(Section):
     mask: Path | None = None
     tr_s: Annotated[float, Field(gt=0)]
     run_volumes: list[int] | None = None
+    missing: Literal["error", "truncate"] = "error"
     subjects: list[str] | None = None
     exclude: dict[str, str] = {}
     dummies: Annotated[int, Field(ge=0)] = 0
@@ -218,11 +219,16 @@ class Features(Section):
 
 
 class Model(Section):
-    """One decoder of the catalogue, its parameters and the grid for its inner search."""
+    """One decoder of the catalogue and its parameters.
+
+    `grid` lists the values to choose from in inner folds; ``tune = true`` takes the catalogue's.
+    `columns` restricts the features by name (``["AAL*"]``), `n_voxels` overrides the study's.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]
     kind: str
     params: dict[str, Any] = {}
+    tune: bool = False
     grid: dict[str, list[Any]] = {}
     n_voxels: Annotated[int, Field(ge=1)] | None = None
     columns: list[str] | None = None
@@ -270,6 +276,11 @@ class Study(Section):
         Model(name="lda", kind="lda"),
     ]
     evaluate: Evaluate = Evaluate()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _bids_by_default(cls, data: Any) -> Any:
+        return {"source": "bids"} | data if isinstance(data, dict) else data
 
     @field_validator("models", mode="before")
     @classmethod
@@ -381,7 +392,7 @@ def _resolve_paths(study: Study, folder: Path, where: str) -> Study:
                 where,
                 found=f"{path} names the environment variable {unset[1]}, which is not set",
                 expected="a path that exists",
-                remedy=f"Set it ({unset[1]}=/path/to/data emodecode ...), or --set data.path=/path.",
+                remedy=f"Set {unset[1]} to the folder of the data, or say --set data.path=...",
             )
         return (base / text).resolve()
 

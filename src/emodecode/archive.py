@@ -1,0 +1,229 @@
+"""A results folder: BIDS-style tables, JSON and maps, with all that the report needs."""
+
+import datetime
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+import emodecode
+from emodecode.assemble import Gathered
+from emodecode.evaluate.audit import Audit
+from emodecode.evaluate.results import Results
+from emodecode.evaluate.score import Candidate, fingerprint_samples, fit_fold
+from emodecode.evaluate.splits import Split
+from emodecode.explain import linear_maps, peaks
+from emodecode.label.labelled import Labelled
+from emodecode.models.catalogue import KINDS
+from emodecode.output import write_json
+from emodecode.samples import Samples, write_table
+from emodecode.study import Study, write_study
+
+LIBRARIES = ("numpy", "scipy", "pandas", "nibabel", "nilearn", "scikit-learn", "joblib", "xgboost-cpu")
+
+COLUMNS = {
+    "model": "Name of the decoder in the study",
+    "fold": "Name of the fold in which the sample was held out",
+    "subject": "BIDS subject without prefix",
+    "session": "BIDS session without prefix",
+    "run": "BIDS run without prefix",
+    "volume": "Index of the volume in its run, from 0 after dropped dummies",
+    "onset_s": "Onset of the volume on the clock of the events, seconds",
+    "label": "Class of the sample",
+    "predicted": "Class with the largest probability",
+    "stimulus": "Name of the stimulus",
+    "stimulus_time_s": "Moment of the stimulus that the label belongs to, seconds",
+    "block": "Contiguous samples of one stimulus block or scene, within the run",
+    "agreement": "Share of observers behind the label",
+}
+
+
+def write_results(
+    folder: Path,
+    study: Study,
+    gathered: Gathered,
+    results: Results,
+    splits: Sequence[Split],
+    audit: Audit,
+    scores: dict[str, Any],
+) -> None:
+    """Write study, samples, folds, predictions, scores and audit into `folder`."""
+    write_study(study, folder / "study.toml")
+    write_table(gathered.samples.table, folder / "samples.tsv")
+    write_table(results.predictions, folder / "predictions.tsv")
+    for name in ("samples", "predictions"):
+        write_json(
+            {column: {"Description": text} for column, text in COLUMNS.items()},
+            folder / f"{name}.json",
+        )
+    write_json(
+        [
+            {
+                "name": split.name,
+                "train": split.train,
+                "calibrate": split.calibrate,
+                "test": split.test,
+            }
+            for split in splits
+        ],
+        folder / "splits.json",
+    )
+    write_json(scores, folder / "scores.json")
+    write_json(
+        audit.to_json() | {"allow_leakage": study.evaluate.allow_leakage}, folder / "audit.json"
+    )
+    if gathered.labelled is not None:
+        write_table(gathered.labelled.timeline, folder / "labels-timeline.tsv")
+    if gathered.samples.mask is not None:
+        nib.save(gathered.samples.mask, folder / "mask.nii.gz")
+    write_json(
+        {
+            "Name": study.title or study.name,
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "emodecode", "Version": emodecode.__version__}],
+        },
+        folder / "dataset_description.json",
+    )
+
+
+def write_maps(
+    folder: Path, study: Study, samples: Samples, candidates: Sequence[Candidate]
+) -> list[dict[str, Any]]:
+    """Fit every linear decoder on all samples and write its weights and patterns as images.
+
+    These maps say what a decoder of the whole sample uses; the scores come from the folds.
+    """
+    if samples.mask is None or samples.features is not None:
+        return []
+    (folder / "maps").mkdir()
+    y = samples.y
+    rows = np.arange(samples.n_samples)
+    written = []
+    for model, candidate in zip(study.models, candidates, strict=True):
+        if not KINDS[model.kind].is_linear:
+            continue
+        fitted = fit_fold(candidate.pipeline, samples.X, y, samples.table, rows, seed=study.seed)
+        for found in linear_maps(samples, fitted):
+            for kind, values in (("weights", found.weights), ("pattern", found.pattern)):
+                name = f"model-{_entity(model.name)}_label-{_entity(found.label)}_{kind}.nii.gz"
+                nib.save(samples.to_image(values), folder / "maps" / name)
+                written.append(
+                    {
+                        "model": model.name,
+                        "class": found.label,
+                        "kind": kind,
+                        "file": f"maps/{name}",
+                        "top": peaks(samples, values),
+                    }
+                )
+    return written
+
+
+def _entity(name: str) -> str:
+    return "".join(character for character in name if character.isalnum())
+
+
+def describe(
+    study: Study,
+    gathered: Gathered,
+    results: Results,
+    maps: list[dict],
+    *,
+    started: float,
+    command: str,
+) -> dict[str, Any]:
+    """Say what was run, on what, with which versions and how long it took."""
+    samples, table = gathered.samples, gathered.samples.table
+    start = datetime.datetime.fromtimestamp(started, tz=datetime.UTC)
+    warned = sorted({(f["model"], text) for f in results.folds for text in f["warnings"]})
+    chosen = [
+        {"model": f["model"], "fold": f["fold"], "chosen": f["chosen"]}
+        for f in results.folds
+        if f["chosen"]
+    ]
+    return {
+        "emodecode": emodecode.__version__,
+        "command": command,
+        "started": start.isoformat(timespec="seconds"),
+        "seconds": time.time() - started,
+        "seed": study.seed,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in LIBRARIES if _installed(name)},
+        "data": {
+            "n_subjects": int(table["subject"].nunique()),
+            "n_runs": len(table[["subject", "session", "run"]].drop_duplicates()),
+            "n_samples": samples.n_samples,
+            "n_voxels": samples.n_voxels,
+            "tr_s": gathered.tr_s,
+            "fingerprint": fingerprint_samples(samples),
+            "notes": gathered.notes,
+            "excluded": study.data.exclude if hasattr(study.data, "exclude") else {},
+            "groups": _groups(table),
+        },
+        "labels": describe_labels(study, table, gathered.labelled),
+        "features": {"notes": [], "history": list(samples.history)},
+        "tuning": chosen or None,
+        "folds": [{key: fold[key] for key in ("model", "fold", "seconds")} for fold in results.folds],
+        "fitted": [{key: fold[key] for key in ("model", "fold", "fitted")} for fold in results.folds],
+        "warnings": [f"{model}: {text}" for model, text in warned],
+        "maps": maps,
+    }
+
+
+def describe_labels(
+    study: Study, table: pd.DataFrame, labelled: Labelled | None
+) -> dict[str, Any]:
+    """Summarise the labels: counts, the rule in words, reliability."""
+    counts = table["label"].value_counts()
+    return {
+        "counts": {str(name): int(count) for name, count in counts.items()},
+        "rule": label_rule(study),
+        "notes": [] if labelled is None else labelled.notes,
+        "reliability": None if labelled is None else labelled.reliability,
+    }
+
+
+def label_rule(study: Study) -> str:
+    """Say in a sentence how the labels were made."""
+    rules = study.labels
+    lag = (
+        "weighted by the canonical haemodynamic response"
+        if rules.hrf
+        else f"with a haemodynamic lag of {rules.lag_s:g} s"
+    )
+    if rules.source == "events":
+        return f"Volumes took the {rules.column} of the event that was on, {lag}."
+    if rules.source == "annotations":
+        return (
+            f"Volumes took the {rules.variable} that at least {rules.agreement:.0%} of the observers "
+            f"had annotated at that moment of the stimulus, {lag}."
+        )
+    if rules.source == "ratings":
+        low, high = rules.names
+        return (
+            f"Volumes took {low} for a {rules.variable} rating below {rules.low:g} and {high} above "
+            f"{rules.high:g}, {lag}."
+        )
+    return "Labels came with the data."
+
+
+def _groups(table) -> dict[str, int]:
+    if "group" not in table:
+        return {}
+    each = table.drop_duplicates("subject")["group"].value_counts()
+    return {str(name): int(count) for name, count in each.items() if name != "n/a"}
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except ModuleNotFoundError:
+        return False
+    return True

@@ -1,0 +1,324 @@
+"""Study -> parts: what each section of the study asks for, read, labelled, split and built."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emodecode.errors import InputError
+from emodecode.label.labelled import Labelled
+from emodecode.run import Run
+from emodecode.samples import Samples
+from emodecode.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from emodecode.evaluate.score import Candidate, Tuning
+    from emodecode.evaluate.splits import Split
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Samples of a study and what was decided on the way."""
+
+    samples: Samples
+    labelled: Labelled | None
+    tr_s: float | None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_runs(study: Study) -> tuple[list[Run], list[str]]:
+    """Read the runs that a study names; events from another place are attached."""
+    data = study.data.model_dump(exclude={"source"})
+    if study.data.source == "bids":
+        from emodecode.read.bids import read_bids
+
+        data.pop("mask")
+        runs, notes = read_bids(**data)
+    elif study.data.source == "mat":
+        from emodecode.read.mat import read_mat
+
+        runs, notes = read_mat(**data)
+    elif study.data.source == "design":
+        from emodecode.read.design import plan_runs
+
+        data.pop("path")
+        runs, notes = plan_runs(**data)
+    else:
+        raise InputError(
+            "data.source",
+            found="a table of features, which has no runs",
+            expected="images, matrices or a planned design",
+            remedy="Use `emodecode evaluate` on tables: their labels are in the table.",
+        )
+    if study.labels.source == "events" and study.labels.events_path is not None:
+        from emodecode.read.events import attach_events
+
+        runs = attach_events(
+            runs, pattern=study.labels.events_path, format=study.labels.events_format
+        )
+    return runs, notes
+
+
+def label_runs(study: Study, runs: list[Run]) -> Labelled:
+    """Label the volumes of the runs by the rules of the study."""
+    from emodecode.label.rules import apply_rules
+
+    labelled = _label(study, runs)
+    rules = study.labels
+    table, notes = apply_rules(
+        labelled.table,
+        merge=rules.merge,
+        keep=rules.keep,
+        min_count=rules.min_count,
+        balance=rules.balance,
+        balance_count=rules.balance_count,
+        seed=study.seed,
+    )
+    return Labelled(
+        table=table,
+        timeline=labelled.timeline,
+        notes=[*labelled.notes, *notes],
+        reliability=labelled.reliability,
+    )
+
+
+def _label(study: Study, runs: list[Run]) -> Labelled:
+    rules = study.labels
+    if rules.source == "events":
+        from emodecode.label.blocks import label_events
+
+        return label_events(
+            runs,
+            column=rules.column,
+            lag_s=rules.lag_s,
+            hrf=rules.hrf,
+            transition_s=rules.transition_s,
+            late_events=rules.late_events,
+            stimulus_column=rules.stimulus_column,
+        )
+    if rules.source == "data":
+        from emodecode.label.blocks import label_data
+
+        return label_data(runs)
+    if rules.path is None:
+        raise InputError(
+            "labels.path",
+            found="nothing",
+            expected=f"the folder or file of the {rules.source}",
+            remedy="Add path = ... to [labels].",
+        )
+    if rules.source == "annotations":
+        from emodecode.label.votes import label_annotations
+        from emodecode.read.annotations import read_annotations
+
+        annotations = read_annotations(
+            rules.path,
+            pattern=rules.pattern,
+            format=rules.annotation_format,
+            variable=rules.variable,
+        )
+        return label_annotations(
+            runs,
+            annotations,
+            variable=rules.variable,
+            lag_s=rules.lag_s,
+            hrf=rules.hrf,
+            agreement=rules.agreement,
+            grid_s=rules.grid_s,
+            split_labels=rules.split_labels,
+            overwrite=rules.overwrite,
+            characters=rules.characters,
+            segments_s=rules.segments_s,
+            clock=rules.clock,
+            overlap=rules.overlap,
+        )
+    from emodecode.label.ratings import label_ratings
+    from emodecode.read.annotations import read_ratings
+
+    ratings = read_ratings(
+        rules.path, variable=rules.variable, rate_hz=rules.rate_hz, run_column=rules.run_column
+    )
+    return label_ratings(
+        runs, ratings, low=rules.low, high=rules.high, names=rules.names, lag_s=rules.lag_s
+    )
+
+
+def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
+    """Read, label, clean and extract: everything before the folds.
+
+    Extracted data are kept in `work` under a name made from the study and the files' sizes and
+    times, so that an interrupted evaluation finds them again.
+    """
+    if study.data.source == "table":
+        return _gather_table(study)
+    runs, notes = read_runs(study)
+    labelled = label_runs(study, runs)
+    refuse_hopeless_folds(study, labelled.table)
+    samples = _extract(study, runs, labelled.table, work, progress)
+    notes = [*notes, *labelled.notes, *(note for run in runs for note in run.notes)]
+    notes = list(dict.fromkeys(notes))
+    return Gathered(_features(study, samples), labelled, runs[0].tr_s, notes)
+
+
+def _gather_table(study: Study) -> Gathered:
+    from emodecode.label.rules import apply_rules
+    from emodecode.read.table import read_feature_tables
+
+    samples, notes = read_feature_tables(**study.data.model_dump(exclude={"source"}))
+    rules = study.labels
+    numbered = samples.table.assign(row_=np.arange(samples.n_samples))
+    table, more = apply_rules(
+        numbered,
+        merge=rules.merge,
+        keep=rules.keep,
+        min_count=rules.min_count,
+        balance=rules.balance,
+        balance_count=rules.balance_count,
+        seed=study.seed,
+    )
+    kept = Samples(
+        X=samples.X[table["row_"].to_numpy()],
+        table=table.drop(columns="row_"),
+        mask=samples.mask,
+        features=samples.features,
+        history=samples.history,
+    )
+    return Gathered(_features(study, kept), None, None, [*notes, *more])
+
+
+def _extract(study: Study, runs, table, work: Path, progress: bool) -> Samples:
+    from emodecode.features.extract import extract
+    from emodecode.prepare import brain_mask
+
+    key = _extraction_key(study, runs, table)
+    folder = work / f"samples-{key}"
+    if folder.is_dir():
+        return Samples.open(folder)
+    clean = study.features.clean.model_dump(exclude={"smoothing_mm"})
+    return extract(
+        runs,
+        table,
+        mask=brain_mask(runs, mask=study.data.mask),
+        clean=clean,
+        smoothing_mm=study.features.clean.smoothing_mm,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def _extraction_key(study: Study, runs: list[Run], table: "pd.DataFrame") -> str:
+    files = [
+        (str(run.source), run.source.stat().st_size, run.source.stat().st_mtime_ns)
+        for run in runs
+        if run.source is not None
+    ]
+    described = [
+        study.data.model_dump(mode="json"),
+        study.features.clean.model_dump(mode="json"),
+        files,
+    ]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    digest.update(table.to_csv(index=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def _features(study: Study, samples: Samples) -> Samples:
+    """Parcels and centring: label-blind, the same for every fold."""
+    if study.features.parcels is not None:
+        from emodecode.features.parcels import to_parcels
+
+        samples = to_parcels(samples, study.features.parcels)
+    if study.features.centre != "none":
+        from emodecode.features.clean import centre
+
+        samples = Samples(
+            X=centre(samples.X, samples.table, by=study.features.centre),
+            table=samples.table,
+            mask=samples.mask,
+            features=samples.features,
+            history=(*samples.history, {"operation": "centre", "by": study.features.centre}),
+        )
+    return samples
+
+
+def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], dict[str, Any]]":
+    """Make the folds; the dict names them and says in one sentence what they hold out."""
+    from emodecode.evaluate.splits import choose_splits
+
+    rules = study.evaluate
+    splits, name, sentence = choose_splits(
+        table,
+        split=rules.split,
+        groups=rules.stimulus_groups,
+        n_segments=rules.n_segments,
+        n_folds=rules.n_folds,
+        test_share=rules.test_share,
+        gap_s=rules.gap_s,
+        seed=study.seed,
+    )
+    return splits, {"name": name, "sentence": sentence, "n_folds": len(splits)}
+
+
+def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
+    """Make and audit the folds from the labels alone: a leak is refused before any image is read."""
+    from emodecode.evaluate.audit import audit_split, enforce
+
+    splits, _ = split_samples(study, table)
+    found = audit_split(table, splits, gap_s=study.evaluate.gap_s)
+    enforce(found, allow_leakage=study.evaluate.allow_leakage)
+
+
+def make_candidates(study: Study, samples: Samples) -> "list[Candidate]":
+    """Build the pipeline of every model of the study."""
+    from emodecode.evaluate.score import Candidate
+    from emodecode.models.catalogue import make_grid, make_pipeline_for
+
+    candidates = []
+    for model in study.models:
+        pipeline = make_pipeline_for(
+            model.kind,
+            params=model.params,
+            n_voxels=model.n_voxels or study.features.n_voxels,
+            select_by=study.features.select_by,
+            scale=study.features.scale,
+            columns=_columns(model.name, model.columns, samples),
+            seed=study.seed,
+        )
+        grid = make_grid(model.kind, model.grid) if model.tune or model.grid else {}
+        candidates.append(Candidate(model.name, pipeline, grid))
+    return candidates
+
+
+def _columns(name: str, patterns: list[str] | None, samples: Samples) -> list[int] | None:
+    if patterns is None:
+        return None
+    from fnmatch import fnmatchcase
+
+    features = samples.features or ()
+    chosen = [
+        column
+        for column, feature in enumerate(features)
+        if any(fnmatchcase(feature, pattern) for pattern in patterns)
+    ]
+    if not chosen:
+        shown = ", ".join(features[:3]) or "voxels without names"
+        raise InputError(
+            f"models.{name}.columns",
+            found=f"no feature is called {' or '.join(patterns)}",
+            expected=f"patterns of the features' names ({shown} ...)",
+            remedy="Correct the pattern; * stands for any text.",
+        )
+    return chosen
+
+
+def make_tuning(study: Study) -> "Tuning":
+    """Say how hyper-parameters are chosen inside the training rows."""
+    from emodecode.evaluate.score import Tuning
+
+    rules = study.evaluate
+    return Tuning(n_folds=rules.inner_folds, metric=rules.tune_by, gap_s=rules.gap_s)

@@ -1,0 +1,232 @@
+"""The command line: read arguments, call the workflow, print."""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from emodecode import __version__
+from emodecode.errors import EmodecodeError, InputError
+
+app = App(
+    name="emodecode",
+    version=__version__,
+    help="Decode emotional states from fMRI and prove what the decoding is worth.",
+)
+
+Out = Annotated[Path, Parameter(name="--out", help="Folder for the results.")]
+Overwrite = Annotated[bool, Parameter(negative="", help="Replace an earlier result.")]
+Quiet = Annotated[bool, Parameter(negative="", help="No progress bar.")]
+Settings = Annotated[
+    list[str] | None,
+    Parameter(name="--set", negative="", help="key=value: replaces a key of the study."),
+]
+
+
+@app.command
+def demo(*, out: Out = Path("demo-out"), overwrite: Overwrite = False, quiet: Quiet = False):
+    """Simulate 12 subjects, label, evaluate three decoders and write the report."""
+    from emodecode.workflow import run_demo
+
+    _print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
+
+
+@app.command
+def label(study: Path, *, out: Out, settings: Settings = None, overwrite: Overwrite = False):
+    """Label the volumes of a study: sample table, events per run, figure over time."""
+    from emodecode import workflow
+
+    labelled = workflow.label(_load(study, settings), out, overwrite=overwrite)
+    counts = labelled.table.groupby("label").size().sort_values(ascending=False)
+    print(f"{len(labelled.table)} samples of {len(counts)} labels")
+    for name, count in counts.items():
+        print(f"  {name:<24}{count:>8}")
+    for note in labelled.notes:
+        print(f"note: {note}")
+    print(f"written to {out}")
+
+
+@app.command
+def evaluate(
+    study: Path,
+    *,
+    out: Out,
+    jobs: Annotated[int, Parameter(help="Processes on this machine.")] = 1,
+    scheduler: Annotated[str | None, Parameter(help="Address of a Dask scheduler.")] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+):
+    """Evaluate the decoders of a study and write the report.
+
+    An interrupted evaluation goes on where it stopped when the same command is given again.
+    """
+    from emodecode import workflow
+
+    evaluation = workflow.evaluate(
+        _load(study, settings),
+        out,
+        n_jobs=jobs,
+        scheduler=scheduler,
+        overwrite=overwrite,
+        progress=not quiet,
+        command=" ".join(["emodecode", *sys.argv[1:]]),
+    )
+    _print_evaluation(evaluation)
+
+
+@app.command
+def audit(
+    study: Path | None = None,
+    *,
+    table: Annotated[Path | None, Parameter(help="A sample table (TSV), of any tool.")] = None,
+    splits: Annotated[Path | None, Parameter(help="Its folds (JSON).")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
+    settings: Settings = None,
+):
+    """Audit the folds of a study, or of any table with a split file; exit code 1 for a leak.
+
+    The split file is a list of {"train": [rows], "calibrate": [rows], "test": [rows]}, one a fold,
+    with row numbers of the table from 0.
+    """
+    from emodecode import workflow
+
+    if (study is None) == (table is None or splits is None):
+        raise InputError(
+            "emodecode audit",
+            found="neither a study nor a table with splits, or both",
+            expected="a study, or --table and --splits",
+            remedy="For example: emodecode audit study.toml",
+        )
+    if study is not None:
+        found = workflow.audit_study(_load(study, settings))
+    else:
+        found = workflow.audit_files(table, splits)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        _print_audit(found)
+    return 1 if found.verdict == "leak" else 0
+
+
+@app.command
+def report(results: Path):
+    """Write the report of a results folder anew; nothing is refitted."""
+    from emodecode.report.page import write_report
+
+    print(write_report(results))
+
+
+@app.command
+def simulate(
+    out: Path,
+    *,
+    design: Annotated[str, Parameter(help="blocks or movie.")] = "blocks",
+    code: Annotated[str, Parameter(help="linear, interaction, mixed or null.")] = "linear",
+    subjects: Annotated[int, Parameter(help="Number of subjects.")] = 12,
+    runs: Annotated[int, Parameter(help="Runs a subject.")] = 2,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+):
+    """Simulate a BIDS data set with a planted answer, observers and all."""
+    from emodecode import workflow
+
+    folder = workflow.simulate(
+        out,
+        design=design,
+        code=code,
+        n_subjects=subjects,
+        n_runs=runs,
+        seed=seed,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    print(folder)
+
+
+@app.command
+def fetch(
+    name: str,
+    *,
+    out: Out,
+    url: Annotated[str | None, Parameter(help="Base address of a mirror.")] = None,
+    quiet: Quiet = False,
+):
+    """Fetch a named public data set, checked by its checksums; an interrupted one goes on."""
+    from emodecode.read.fetch import fetch as fetch_files
+
+    for path in fetch_files(name, out, base_url=url, progress=not quiet):
+        print(path)
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Run the command line; exit code 2 and three lines for an error that the user can mend."""
+    try:
+        code = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        sys.exit(2)
+    except EmodecodeError as error:
+        print(f"emodecode: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("emodecode: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _load(study: Path, settings: list[str] | None):
+    from emodecode.study import load_study
+
+    overrides: dict[str, Any] = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise InputError(
+                f"--set {setting}",
+                found="no key=value",
+                expected="a dotted key and a value, such as --set evaluate.split=shuffled",
+                remedy="Write the key, an equals sign and the value without blanks.",
+            )
+        overrides[key.strip()] = _value(value)
+    return load_study(study, overrides=overrides)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _print_audit(found) -> None:
+    print(f"verdict: {found.verdict}")
+    for finding in found.findings:
+        print(f"\n[{finding.verdict}] {finding.rule} {finding.title}")
+        print(f"  found:  {finding.n_samples} test samples; worst: {finding.worst}")
+        print(f"  danger: {finding.danger}")
+        print(f"  remedy: {finding.remedy}")
+
+
+def _print_evaluation(evaluation) -> None:
+    scores, mark = evaluation.scores, "" if evaluation.verdict != "leak" else "  LEAK: see audit"
+    width = max(len(name) for name in scores["models"])
+    print(f"\n{scores['split']['sentence']}")
+    print(f"audit: {evaluation.verdict}\n")
+    print(f"{'model':<{width}}  balanced accuracy [95 % over subjects]  chance      p  macro AUC")
+    for name, model in scores["models"].items():
+        accuracy, auc = model["balanced_accuracy"], model["macro_auc"]
+        interval = f"[{_number(accuracy['low'])}, {_number(accuracy['high'])}]"
+        print(
+            f"{name:<{width}}  {_number(accuracy['value']):>17} {interval:<20}"
+            f"  {_number(accuracy['chance']):>6}  {_number(accuracy.get('p')):>5}"
+            f"  {_number(auc['value']):>9}{mark}"
+        )
+    print(f"\nreport: {evaluation.folder / 'report.html'}")
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

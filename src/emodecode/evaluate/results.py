@@ -1,0 +1,52 @@
+"""Results: out-of-sample predictions, one row per held-out sample, fold and model."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from emodecode.errors import InputError
+
+PREDICTION_COLUMNS = ("model", "fold", "subject", "run", "volume", "label", "predicted")
+"""Columns of ``predictions.tsv`` before one ``p_CLASS`` a class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What the decoders said about samples that they had not seen.
+
+    Every metric, test and figure is a function of `predictions`: nothing is refitted to redraw a
+    report.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Columns `PREDICTION_COLUMNS`, then ``p_CLASS`` for each class in sorted order.
+    rows : ndarray of shape (n_predictions,), int64
+        Row of the sample table that each prediction is about.
+    classes : tuple of str
+        Sorted classes.
+    folds : tuple of dict
+        For each model and fold: ``model``, ``fold``, ``n_train``, ``n_test``, ``chosen`` (tuned
+        parameters), ``seconds`` and ``fitted`` (which rows each fitted step saw, by name).
+    """
+
+    predictions: pd.DataFrame = field(repr=False)
+    rows: np.ndarray = field(repr=False)
+    classes: tuple[str, ...]
+    folds: tuple[dict, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        expected = [*PREDICTION_COLUMNS, *(f"p_{name}" for name in self.classes)]
+        if list(self.predictions.columns) != expected:
+            raise InputError(
+                "Results",
+                found=f"the columns {', '.join(self.predictions.columns)}",
+                expected=", ".join(expected),
+                remedy="Make results with emodecode.evaluate.score.score.",
+            )
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in the order of the study."""
+        return list(dict.fromkeys(self.predictions["model"]))

@@ -1,0 +1,381 @@
+"""score: every model on every fold, each fitted anew, nothing of the test seen before.
+
+Our own short loop instead of scikit-learn's `cross_validate`: named scorers fail there with
+subject-aware steps (scikit-learn #27977), and we record which rows every fitted step saw.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import sklearn
+from sklearn.base import clone
+from sklearn.metrics import log_loss, recall_score
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+from tqdm import tqdm
+
+import emodecode
+from emodecode.errors import DataMissingError, InputError
+from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
+from emodecode.evaluate.splits import Split, inner_splits
+from emodecode.samples import Samples
+
+
+CONNECT_TIMEOUT_S = 10
+"""How long a Dask scheduler may take to answer, seconds."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to be scored.
+
+    Parameters
+    ----------
+    name : str
+        How it is called in the results.
+    pipeline : Pipeline
+        Unfitted; cloned for every fold.
+    grid : dict
+        Pipeline parameter -> values for the choice in inner folds; empty: nothing is tuned.
+    """
+
+    name: str
+    pipeline: Pipeline
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How hyper-parameters are chosen inside the training rows of a fold."""
+
+    n_folds: int = 3
+    metric: str = "balanced_accuracy"
+    gap_s: float = 30.0
+
+
+def score(
+    samples: Samples,
+    splits: Sequence[Split],
+    candidates: Sequence[Candidate],
+    *,
+    tuning: Tuning | None = None,
+    seed: int = 0,
+    n_jobs: int = 1,
+    scheduler: str | None = None,
+    resume_folder: Path | None = None,
+    progress: bool = True,
+) -> Results:
+    """Fit every candidate on every fold and record what it predicts for the held-out samples.
+
+    Parameters
+    ----------
+    samples : Samples
+        ``X`` may be a memory map: a fold copies only its own rows.
+    splits : sequence of Split
+    candidates : sequence of Candidate
+    tuning : Tuning, optional
+        For candidates with a grid. The inner folds keep subjects apart, and stimuli where the
+        data are stimulus-locked.
+    seed : int
+        Each (model, fold) gets its own child, so that neither order nor `n_jobs` matters.
+    n_jobs : int
+        Processes on this machine.
+    scheduler : str, optional
+        Address of a Dask scheduler that takes the folds instead.
+    resume_folder : Path, optional
+        Finished folds are kept there; a later call with the same data, models and splits reads
+        them instead of fitting again.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    Results
+    """
+    classes = samples.classes
+    tuning = tuning or Tuning()
+    tasks = _tasks(samples, splits, candidates, tuning, seed, resume_folder)
+    done = {task.key: found for task in tasks if (found := _load(task, resume_folder)) is not None}
+    waiting = [task for task in tasks if task.key not in done]
+    bar = tqdm(total=len(tasks), initial=len(done), desc="folds", unit="fold", disable=not progress)
+    with bar, _backend(scheduler, n_jobs, samples):
+        for key, outcome in _run_all(samples, waiting, tuning, n_jobs):
+            done[key] = outcome
+            _store(key, outcome, resume_folder)
+            bar.update()
+    return _collect(samples, tasks, done, classes)
+
+
+@dataclass(frozen=True)
+class _Task:
+    candidate: Candidate
+    split: Split
+    fold: int
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    probabilities: np.ndarray
+    info: dict
+
+
+def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Task]:
+    fingerprint = fingerprint_samples(samples) if resume_folder is not None else ""
+    common = f"{fingerprint}|{tuning}|{emodecode.__version__}|{sklearn.__version__}"
+    tasks = []
+    for candidate in candidates:
+        described = f"{candidate.name}|{candidate.pipeline!r}|{candidate.grid}"
+        label = int.from_bytes(hashlib.sha256(candidate.name.encode()).digest()[:8], "little")
+        for fold, split in enumerate(splits):
+            child = int(np.random.SeedSequence([seed, label, fold]).generate_state(1)[0] >> 1)
+            rows = b"".join(part.tobytes() for part in (split.train, split.calibrate, split.test))
+            text = f"{common}|{described}|{child}|{hashlib.sha256(rows).hexdigest()}"
+            tasks.append(
+                _Task(candidate, split, fold, child, hashlib.sha256(text.encode()).hexdigest()[:32])
+            )
+    return tasks
+
+
+def fingerprint_samples(samples: Samples) -> str:
+    """Return a hash of the data, the labels and the columns that folds are made from."""
+    digest = hashlib.blake2b(digest_size=16)
+    rows = max(1, 2**24 // max(1, samples.n_voxels))
+    for start in range(0, samples.n_samples, rows):
+        digest.update(np.ascontiguousarray(samples.X[start : start + rows]))
+    text = io.StringIO()
+    samples.table.to_csv(text, index=False)
+    digest.update(text.getvalue().encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _backend(scheduler: str | None, n_jobs: int, samples: Samples) -> Iterator[None]:
+    if scheduler is None:
+        with joblib.parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
+            yield
+        return
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise DataMissingError(
+            f"--scheduler {scheduler}",
+            found=f"no Dask scheduler answers there ({type(error).__name__})",
+            expected="the address of a running scheduler such as tcp://127.0.0.1:8786",
+            remedy="Start one with `dask scheduler` and workers, or leave --scheduler out.",
+        ) from error
+    with client, joblib.parallel_config(backend="dask", client=client, scatter=[samples.X]):
+        yield
+
+
+def _run_all(
+    samples: Samples, tasks: list[_Task], tuning: Tuning, n_jobs: int
+) -> Iterator[tuple[str, _Outcome]]:
+    if not tasks:
+        return
+    active = joblib.parallel.get_active_backend()[0].__class__.__name__
+    if n_jobs == 1 and "Dask" not in active:
+        for task in tasks:
+            yield _run_one(samples.X, samples.table, samples.classes, task, tuning)
+        return
+    parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, max_nbytes="1M")
+    yield from parallel(
+        joblib.delayed(_run_one)(samples.X, samples.table, samples.classes, task, tuning)
+        for task in tasks
+    )
+
+
+def _run_one(
+    X: np.ndarray, table: pd.DataFrame, classes: tuple[str, ...], task: _Task, tuning: Tuning
+) -> tuple[str, _Outcome]:
+    started = time.perf_counter()
+    split, where = task.split, f"{task.candidate.name}, fold {task.split.name}"
+    y = table["label"].to_numpy(dtype=str)
+    with (
+        sklearn.config_context(enable_metadata_routing=True),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        chosen, inner_rows = _choose(X, y, table, task, tuning)
+        fitted = fit_fold(
+            task.candidate.pipeline, X, y, table, split.train, params=chosen, seed=task.seed
+        )
+        fitted = _adapt(fitted, X, y, table, split)
+        probabilities = predict_rows(fitted, X, table, split.test, classes=classes, where=where)
+    info = {
+        "model": task.candidate.name,
+        "fold": split.name,
+        "n_train": len(split.train),
+        "n_test": len(split.test),
+        "chosen": {name: _plain(value) for name, value in chosen.items()},
+        "seconds": time.perf_counter() - started,
+        "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
+        "fitted": _ledger(task.candidate.pipeline, split, inner_rows),
+    }
+    return task.key, _Outcome(probabilities, info)
+
+
+def fit_fold(
+    pipeline: Pipeline,
+    X: np.ndarray,
+    y: np.ndarray,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Pipeline:
+    """Clone the pipeline, seed it and fit it on `rows`; subject-aware steps get the subjects."""
+    fitted = clone(pipeline).set_params(**(params or {}))
+    seeds = {name: seed for name in fitted.get_params() if name.split("__")[-1] == "random_state"}
+    fitted.set_params(**seeds)
+    return fitted.fit(X[rows], y[rows], **_subjects(fitted, "fit", table, rows))
+
+
+def predict_rows(
+    fitted: Pipeline,
+    X: np.ndarray,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    *,
+    classes: tuple[str, ...],
+    where: str = "decoder",
+) -> np.ndarray:
+    """Return class probabilities ``(n_rows, n_classes)`` in the order of `classes`."""
+    given = fitted.predict_proba(X[rows], **_subjects(fitted, "predict_proba", table, rows))
+    if not np.isfinite(given).all():
+        raise InputError(
+            where,
+            found=f"{int((~np.isfinite(given)).any(axis=1).sum())} predictions are not finite",
+            expected="finite probabilities",
+            remedy="Scale the features (features.scale = true) or choose other parameters.",
+        )
+    probabilities = np.zeros((len(rows), len(classes)))
+    probabilities[:, [classes.index(str(name)) for name in fitted.classes_]] = given
+    return probabilities
+
+
+def _subjects(pipeline: Pipeline, method: str, table: pd.DataFrame, rows: np.ndarray) -> dict:
+    if not sklearn.get_config()["enable_metadata_routing"]:
+        return {}
+    if not pipeline.get_metadata_routing().consumes(method, ["subjects"]):
+        return {}
+    return {"subjects": table["subject"].to_numpy(dtype=str)[rows]}
+
+
+def _adapt(fitted: Pipeline, X, y, table, split: Split) -> Pipeline:
+    """Adapt the steps that can to the held-out subjects' calibration rows, in order."""
+    if not len(split.calibrate) or not any(hasattr(step, "adapt") for _, step in fitted.steps):
+        return fitted
+    subjects = table["subject"].to_numpy(dtype=str)[split.calibrate]
+    steps = []
+    current = X[split.calibrate]
+    for name, step in fitted.steps:
+        if hasattr(step, "adapt"):
+            for subject in dict.fromkeys(subjects):
+                own = subjects == subject
+                step = step.adapt(current[own], y[split.calibrate][own], subject)
+        steps.append((name, step))
+        if hasattr(step, "transform"):
+            takes = step.get_metadata_routing().consumes("transform", ["subjects"])
+            current = step.transform(current, **({"subjects": subjects} if takes else {}))
+    adapted = Pipeline(steps)
+    return adapted
+
+
+def _choose(X, y, table, task: _Task, tuning: Tuning) -> tuple[dict[str, Any], np.ndarray]:
+    """Choose the grid's point with the best mean over inner folds; ties go to the first."""
+    if not task.candidate.grid:
+        return {}, np.empty(0, dtype=np.int64)
+    rows = task.split.train
+    inner = inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=task.seed)
+    best, best_value = {}, -np.inf
+    for params in ParameterGrid(task.candidate.grid):
+        values = []
+        for split in inner:
+            fitted = fit_fold(
+                task.candidate.pipeline, X, y, table, split.train, params=params, seed=task.seed
+            )
+            classes = tuple(sorted(set(y[rows])))
+            given = predict_rows(fitted, X, table, split.test, classes=classes)
+            values.append(_inner_value(y[split.test], given, classes, tuning.metric))
+        if np.mean(values) > best_value:
+            best, best_value = params, float(np.mean(values))
+    return best, rows
+
+
+def _inner_value(truth, probabilities, classes, metric: str) -> float:
+    if metric == "log_loss":
+        return -log_loss(truth, probabilities, labels=list(classes))
+    predicted = np.asarray(classes)[probabilities.argmax(axis=1)]
+    return recall_score(truth, predicted, labels=sorted(set(truth)), average="macro")
+
+
+def _ledger(pipeline: Pipeline, split: Split, inner_rows: np.ndarray) -> list[dict]:
+    """Which rows each fitted step saw: by name, not by number (``train`` or ``calibrate``)."""
+    entries = [{"step": name, "rows": "train"} for name, _ in pipeline.steps]
+    if len(inner_rows):
+        entries.append({"step": "tuning", "rows": "train"})
+    if len(split.calibrate):
+        entries += [
+            {"step": name, "rows": "calibrate"}
+            for name, step in pipeline.steps
+            if hasattr(step, "adapt")
+        ]
+    return entries
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _store(key: str, outcome: _Outcome, folder: Path | None) -> None:
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{key}.partial.npz"
+    info = np.frombuffer(json.dumps(outcome.info).encode(), dtype=np.uint8)
+    np.savez(partial, probabilities=outcome.probabilities, info=info)
+    partial.replace(folder / f"{key}.npz")
+
+
+def _load(task: _Task, folder: Path | None) -> _Outcome | None:
+    if folder is None or not (folder / f"{task.key}.npz").is_file():
+        return None
+    with np.load(folder / f"{task.key}.npz", allow_pickle=False) as saved:
+        return _Outcome(saved["probabilities"], json.loads(saved["info"].tobytes()))
+
+
+def _collect(samples: Samples, tasks: list[_Task], done: dict[str, _Outcome], classes) -> Results:
+    tables, rows = [], []
+    for task in tasks:
+        probabilities, test = done[task.key].probabilities, task.split.test
+        part = samples.table.iloc[test][["subject", "run", "volume", "label"]].reset_index(
+            drop=True
+        )
+        part["model"], part["fold"] = task.candidate.name, task.split.name
+        part["predicted"] = np.asarray(classes)[probabilities.argmax(axis=1)]
+        part = part[list(PREDICTION_COLUMNS)]
+        given = pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes])
+        tables.append(pd.concat([part, given], axis=1))
+        rows.append(test)
+    return Results(
+        predictions=pd.concat(tables, ignore_index=True),
+        rows=np.concatenate(rows),
+        classes=classes,
+        folds=tuple(done[task.key].info for task in tasks),
+    )
