@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def read_runs(study: Study) -> tuple[list[Run], list[str]]:
         from emodecode.read.events import attach_events
 
         runs = attach_events(
-            runs, pattern=study.labels.events_path, format=study.labels.events_format
+            runs, pattern=str(study.labels.events_path), format=study.labels.events_format
         )
     return runs, notes
 
@@ -70,9 +71,10 @@ def label_runs(study: Study, runs: list[Run]) -> Labelled:
 
     labelled = _label(study, runs)
     rules = study.labels
+    merged_already = rules.source in ("events", "annotations")
     table, notes = apply_rules(
         labelled.table,
-        merge=rules.merge,
+        merge=None if merged_already else rules.merge,
         keep=rules.keep,
         min_count=rules.min_count,
         balance=rules.balance,
@@ -82,7 +84,7 @@ def label_runs(study: Study, runs: list[Run]) -> Labelled:
     return Labelled(
         table=table,
         timeline=labelled.timeline,
-        notes=[*labelled.notes, *notes],
+        notes=(*labelled.notes, *notes),
         reliability=labelled.reliability,
     )
 
@@ -100,6 +102,8 @@ def _label(study: Study, runs: list[Run]) -> Labelled:
             transition_s=rules.transition_s,
             late_events=rules.late_events,
             stimulus_column=rules.stimulus_column,
+            merge=rules.merge or None,
+            keep=rules.keep,
         )
     if rules.source == "data":
         from emodecode.label.blocks import label_data
@@ -136,6 +140,8 @@ def _label(study: Study, runs: list[Run]) -> Labelled:
             segments_s=rules.segments_s,
             clock=rules.clock,
             overlap=rules.overlap,
+            merge=rules.merge or None,
+            seed=study.seed,
         )
     from emodecode.label.ratings import label_ratings
     from emodecode.read.annotations import read_ratings
@@ -144,7 +150,14 @@ def _label(study: Study, runs: list[Run]) -> Labelled:
         rules.path, variable=rules.variable, rate_hz=rules.rate_hz, run_column=rules.run_column
     )
     return label_ratings(
-        runs, ratings, low=rules.low, high=rules.high, names=rules.names, lag_s=rules.lag_s
+        runs,
+        ratings,
+        low=rules.low,
+        high=rules.high,
+        names=rules.names,
+        lag_s=rules.lag_s,
+        agreement=rules.agreement,
+        seed=study.seed,
     )
 
 
@@ -159,10 +172,19 @@ def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
     runs, notes = read_runs(study)
     labelled = label_runs(study, runs)
     refuse_hopeless_folds(study, labelled.table)
-    samples = _extract(study, runs, labelled.table, work, progress)
-    notes = [*notes, *labelled.notes, *(note for run in runs for note in run.notes)]
-    notes = list(dict.fromkeys(notes))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        samples = _extract(study, runs, labelled.table, work, progress)
+    notes = [*notes, *dict.fromkeys(str(warning.message) for warning in caught)]
     return Gathered(_features(study, samples), labelled, runs[0].tr_s, notes)
+
+
+def sample_table(study: Study) -> "tuple[pd.DataFrame, float | None]":
+    """Return the sample table and the TR of a study; no image is read."""
+    if study.data.source == "table":
+        return _gather_table(study).samples.table, None
+    runs, _ = read_runs(study)
+    return label_runs(study, runs).table, runs[0].tr_s
 
 
 def _gather_table(study: Study) -> Gathered:
@@ -203,7 +225,7 @@ def _extract(study: Study, runs, table, work: Path, progress: bool) -> Samples:
     return extract(
         runs,
         table,
-        mask=brain_mask(runs, mask=study.data.mask),
+        mask=brain_mask(runs, mask=getattr(study.data, "mask", None)),
         clean=clean,
         smoothing_mm=study.features.clean.smoothing_mm,
         folder=folder,
@@ -269,7 +291,7 @@ def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
     from emodecode.evaluate.audit import audit_split, enforce
 
     splits, _ = split_samples(study, table)
-    found = audit_split(table, splits, gap_s=study.evaluate.gap_s)
+    found = audit_split(table, splits)
     enforce(found, allow_leakage=study.evaluate.allow_leakage)
 
 
@@ -289,7 +311,8 @@ def make_candidates(study: Study, samples: Samples) -> "list[Candidate]":
             columns=_columns(model.name, model.columns, samples),
             seed=study.seed,
         )
-        grid = make_grid(model.kind, model.grid) if model.tune or model.grid else {}
+        tuned = model.tune or bool(model.grid)
+        grid = make_grid(model.kind, model.grid, pipeline=pipeline) if tuned else {}
         candidates.append(Candidate(model.name, pipeline, grid))
     return candidates
 

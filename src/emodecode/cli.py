@@ -94,17 +94,17 @@ def audit(
     """
     from emodecode import workflow
 
-    if (study is None) == (table is None or splits is None):
+    if study is not None and table is None and splits is None:
+        found = workflow.audit_study(_load(study, settings))
+    elif study is None and table is not None and splits is not None:
+        found = workflow.audit_files(table, splits)
+    else:
         raise InputError(
             "emodecode audit",
             found="neither a study nor a table with splits, or both",
             expected="a study, or --table and --splits",
             remedy="For example: emodecode audit study.toml",
         )
-    if study is not None:
-        found = workflow.audit_study(_load(study, settings))
-    else:
-        found = workflow.audit_files(table, splits)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:
@@ -153,13 +153,18 @@ def fetch(
     name: str,
     *,
     out: Out,
+    subjects: Annotated[list[str] | None, Parameter(help="Only these.", negative="")] = None,
+    runs: Annotated[list[str] | None, Parameter(help="Only these.", negative="")] = None,
     url: Annotated[str | None, Parameter(help="Base address of a mirror.")] = None,
     quiet: Quiet = False,
 ):
     """Fetch a named public data set, checked by its checksums; an interrupted one goes on."""
-    from emodecode.read.fetch import fetch as fetch_files
+    from emodecode import workflow
 
-    for path in fetch_files(name, out, base_url=url, progress=not quiet):
+    paths = workflow.fetch(
+        name, out, subjects=subjects, runs=runs, base_url=url, progress=not quiet
+    )
+    for path in paths:
         print(path)
 
 

@@ -136,13 +136,17 @@ class Samples:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         np.save(partial / "X.npy", self.X)
-        write_table(self.table, partial / "samples.tsv")
-        if self.mask is not None:
-            nib.save(self.mask, partial / "mask.nii.gz")
-        description = {"features": self.features, "history": self.history}
-        (partial / "samples.json").write_text(json.dumps(description, indent=1))
+        self.write_beside(partial)
         partial.rename(folder)
         return folder
+
+    def write_beside(self, folder: Path) -> None:
+        """Write everything but `X` into a folder that holds ``X.npy`` already."""
+        write_table(self.table, folder / "samples.tsv")
+        if self.mask is not None:
+            nib.save(self.mask, folder / "mask.nii.gz")
+        description = {"features": self.features, "history": self.history}
+        (folder / "samples.json").write_text(json.dumps(description, indent=1))
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Samples":
@@ -194,6 +198,50 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         na_values={name: ["n/a", ""] for name in columns if name not in text},
     )
     return table
+
+
+def read_sample_table(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a sample table of any tool: ``subject`` and ``label`` are needed, the rest is filled up.
+
+    Raises
+    ------
+    DataMissingError
+        No such file.
+    InputError
+        No table, or a column that is needed is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataMissingError(
+            str(path),
+            found="no such file",
+            expected="a sample table (TSV)",
+            remedy="Check the path; docs/evaluation.md shows how to write one.",
+        )
+    try:
+        table = read_table(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise _no_table(path, f"no readable table ({error})") from error
+    missing = [name for name in ("subject", "label") if name not in table]
+    if missing:
+        raise _no_table(path, f"no column {' and '.join(missing)}")
+    if table.empty:
+        raise _no_table(path, "no rows")
+    absent = [name for name in TABLE_COLUMNS if name not in table]
+    table = table.assign(**{name: "n/a" if name in TEXT_COLUMNS else np.nan for name in absent})
+    if "volume" in absent:
+        table = table.assign(volume=table.groupby(["subject", "session", "run"]).cumcount())
+    return table
+
+
+def _no_table(path: Path, found: str) -> InputError:
+    return InputError(
+        str(path),
+        found=found,
+        expected="tab-separated columns subject, label and, where known, "
+        "session, run, volume, onset_s, stimulus, stimulus_time_s, block",
+        remedy="Write the table as docs/evaluation.md shows.",
+    )
 
 
 def _mismatch(found: str, expected: str) -> InputError:

@@ -164,7 +164,7 @@ class Labels(Section):
     # events
     column: str = "trial_type"
     events_format: Literal["bids", "fsl"] = "bids"
-    events_path: str | None = None
+    events_path: Path | None = None
     stimulus_column: str | None = None
     # annotations and ratings
     path: Path | None = None
@@ -404,7 +404,7 @@ def _resolve_paths(study: Study, folder: Path, where: str) -> Study:
     data = study.data.model_copy(
         update={"path": root} | update(study.data, root, "derivatives", "mask")
     )
-    labels = study.labels.model_copy(update=update(study.labels, folder, "path"))
+    labels = study.labels.model_copy(update=update(study.labels, folder, "path", "events_path"))
     features = study.features.model_copy(update=update(study.features, folder, "parcels"))
     return study.model_copy(update={"data": data, "labels": labels, "features": features})
 

@@ -29,6 +29,9 @@ confounds = ["trans_*", "rot_*"]
 source = "events"
 lag_s = 5.0
 
+[features]
+n_voxels = 500          # selected anew in every fold
+
 [evaluate]
 split = "auto"          # the double hold-out for films, leave-one-subject-out for blocks
 
@@ -78,9 +81,7 @@ def evaluate(
         gathered = assemble.gather(study, work=resume, progress=progress)
         samples = gathered.samples
         splits, split = assemble.split_samples(study, samples.table)
-        audit = audit_split(
-            samples.table, splits, X=samples.X, gap_s=rules.gap_s, tr_s=gathered.tr_s
-        )
+        audit = audit_split(samples.table, splits, X=samples.X, tr_s=gathered.tr_s)
         enforce(audit, allow_leakage=rules.allow_leakage)
         candidates = assemble.make_candidates(study, samples)
         results = score(
@@ -100,6 +101,7 @@ def evaluate(
             seed=study.seed,
             n_permutations=rules.n_permutations,
             samples_table=samples.table,
+            rows=results.rows,
         )
         scores["split"] = split
         for model in study.models:
@@ -141,7 +143,7 @@ def audit_study(study: Study) -> "Audit":
 
     table, tr_s = assemble.sample_table(study)
     splits, _ = assemble.split_samples(study, table)
-    return audit_split(table, splits, gap_s=study.evaluate.gap_s, tr_s=tr_s)
+    return audit_split(table, splits, tr_s=tr_s)
 
 
 def audit_files(table: Path, splits: Path) -> "Audit":
@@ -154,9 +156,23 @@ def audit_files(table: Path, splits: Path) -> "Audit":
     return audit_split(samples, read_splits(splits, n_samples=len(samples)))
 
 
+def fetch(name: str, out: Path, **choices: Any) -> list[Path]:
+    """Download the files of a named public data set."""
+    from emodecode.read import fetch as fetching
+
+    return fetching.fetch(name, out, **choices)
+
+
+def simulate(out: Path, **choices: Any) -> Path:
+    """Write a BIDS data set of simulated subjects with a planted answer."""
+    from emodecode.simulate.dataset import simulate_dataset
+
+    return simulate_dataset(out, **choices)
+
+
 def run_demo(out: Path, *, overwrite: bool = False, progress: bool = True) -> Evaluation:
     """Simulate twelve subjects on disk and evaluate three decoders on them."""
-    from emodecode.simulate import simulate_dataset
+    from emodecode.simulate.dataset import simulate_dataset
 
     with open_output(out, overwrite=overwrite) as staging:
         simulate_dataset(staging / "bids", n_subjects=12, n_runs=2, seed=0, progress=progress)

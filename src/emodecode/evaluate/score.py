@@ -154,7 +154,7 @@ def fingerprint_samples(samples: Samples) -> str:
     digest = hashlib.blake2b(digest_size=16)
     rows = max(1, 2**24 // max(1, samples.n_voxels))
     for start in range(0, samples.n_samples, rows):
-        digest.update(np.ascontiguousarray(samples.X[start : start + rows]))
+        digest.update(np.ascontiguousarray(samples.X[start : start + rows]).data)
     text = io.StringIO()
     samples.table.to_csv(text, index=False)
     digest.update(text.getvalue().encode())

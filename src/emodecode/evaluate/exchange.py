@@ -1,0 +1,249 @@
+"""Exchange: which labels of a design could have come elsewhere, and random draws of that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import gammaln
+
+from emodecode.errors import InputError
+
+UNITS = ("block", "shift")
+
+
+class Pool(NamedTuple):
+    """Slots among which labels may be exchanged: freely, or by shifting them in a circle."""
+
+    slots: np.ndarray
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """How labels may be exchanged.
+
+    Parameters
+    ----------
+    slot : ndarray of shape (n_samples,), int
+        Samples of one slot always carry one label.
+    label : ndarray of shape (n_slots,), int
+        True class of each slot.
+    pools : tuple of Pool
+        Slots in none of them keep their label.
+    """
+
+    slot: np.ndarray
+    label: np.ndarray
+    pools: tuple[Pool, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What was exchanged, for the report."""
+        kinds = [pool.kind for pool in self.pools]
+        names = {
+            "block": "labels of whole blocks exchanged within runs",
+            "shift": "labels shifted in a circle within runs",
+            "run": "labels of whole runs exchanged within subjects",
+            "subject": "labels of whole subjects exchanged",
+        }
+        used = [f"{text} ({kinds.count(kind)})" for kind, text in names.items() if kind in kinds]
+        return "; ".join(used) or "nothing could be exchanged"
+
+    @property
+    def log_arrangements(self) -> float:
+        """Logarithm of the number of different labellings."""
+        total = 0.0
+        for pool in self.pools:
+            if pool.kind == "shift":
+                total += np.log(_period(self.label[pool.slots]))
+            else:
+                counts = np.bincount(self.label[pool.slots])
+                total += gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()
+        return float(total)
+
+
+def make_exchange(
+    samples: pd.DataFrame, *, classes: Sequence[str], unit: str = "block"
+) -> Exchange:
+    """Find out which labels may be exchanged.
+
+    Blocks of one run exchange their labels; where subjects share the design (the same labels in
+    the same blocks of the run), they are exchanged for all of these subjects together. A run whose
+    blocks hold several labels, or ``unit="shift"``, is shifted in a circle. Runs with one label
+    exchange it with the subject's other such runs; subjects with one label, with one another. Rows
+    of a feature table are blocks of their own.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        One row per sample: ``subject run volume label``, and ``session``, ``block``, ``onset_s`` as
+        far as known. Without ``block``, stretches of equal labels are the blocks.
+    classes : sequence of str
+        Labels are numbered in this order.
+    unit : {"block", "shift"}
+
+    Raises
+    ------
+    InputError
+        ``unit="volume"``: single volumes of an autocorrelated run are not exchangeable.
+    """
+    if unit not in UNITS:
+        reason = "neighbouring volumes are nearly equal, so exchanging them one by one"
+        raise InputError(
+            "chance",
+            found=f"unit = {unit!r}" + (f": {reason} breaks the test" if unit == "volume" else ""),
+            expected="block (whole blocks within a run) or shift (circular shift per run)",
+            remedy='Use unit = "block"; permuting volumes finds "effects" in pure noise.',
+        )
+    return _Builder(samples, list(classes), unit).build()
+
+
+def permuted_labels(exchange: Exchange, *, n_permutations: int, seed: int) -> np.ndarray:
+    """Draw labellings, shape (n_permutations, n_slots); each pool has its own random child."""
+    labels = np.tile(exchange.label.astype(np.int16), (n_permutations, 1))
+    children = np.random.SeedSequence(seed).spawn(len(exchange.pools))
+    for pool, child in zip(exchange.pools, children, strict=True):
+        rng, n = np.random.default_rng(child), len(pool.slots)
+        if pool.kind == "shift":
+            by = rng.integers(n, size=(n_permutations, 1))
+            order = (np.arange(n) + by) % n
+            labels[:, pool.slots] = exchange.label[pool.slots][order]
+        else:
+            labels[:, pool.slots] = rng.permuted(labels[:, pool.slots], axis=1)
+    return labels
+
+
+def _period(labels: np.ndarray) -> int:
+    """Number of different circular shifts of a sequence."""
+    n = len(labels)
+    for period in range(1, n):
+        if n % period == 0 and np.array_equal(labels, np.roll(labels, period)):
+            return period
+    return max(n, 1)
+
+
+class _Owner(NamedTuple):
+    """One who has labelled things to exchange: a scan has blocks, a subject has runs."""
+
+    things: dict[Any, int]
+    rows: dict[Any, np.ndarray]
+    clocked: bool
+
+
+class _Builder:
+    """Builds an `Exchange` from the smallest unit that can be exchanged to the largest."""
+
+    def __init__(self, samples: pd.DataFrame, classes: list[str], unit: str) -> None:
+        number = {name: code for code, name in enumerate(classes)}
+        self.label: np.ndarray = samples["label"].astype(str).map(number).to_numpy(dtype=np.int64)
+        self.subject: np.ndarray = samples["subject"].to_numpy(dtype=str)
+        run = samples["run"].astype(str)
+        if "session" in samples:
+            run = samples["session"].astype(str) + " " + run
+        self.run: np.ndarray = run.to_numpy(dtype=str)
+        self.volume = samples["volume"].to_numpy()
+        self.block = samples["block"].to_numpy(dtype=str) if "block" in samples else None
+        onset = samples["onset_s"] if "onset_s" in samples else pd.Series(self.volume)
+        self.clocked = np.isfinite(onset.to_numpy(dtype=float))
+        self.unit = unit
+        self.slot = np.full(len(samples), -1, dtype=np.int64)
+        self.slot_label: list[int] = []
+        self.pools: list[Pool] = []
+
+    def build(self) -> Exchange:
+        """Runs first, then whole runs, then whole subjects."""
+        by_run: dict[str, list[_Owner]] = {}
+        shifted: dict[str, list[_Owner]] = {}
+        constant: dict[str, dict[str, np.ndarray]] = {}
+        frame = pd.DataFrame({"subject": self.subject, "run": self.run})
+        scans: Any = frame.groupby(["subject", "run"]).indices
+        for (subject, run), rows in sorted(scans.items()):
+            rows = rows[np.argsort(self.volume[rows], kind="stable")]
+            if len(set(self.label[rows])) == 1:
+                constant.setdefault(subject, {})[run] = rows
+                continue
+            owner = None if self.unit == "shift" else self._blocks(rows)
+            if owner is None:
+                shifted.setdefault(run, []).append(self._volumes(rows))
+            else:
+                by_run.setdefault(run, []).append(owner)
+        for owners in by_run.values():
+            self._add(owners, "block")
+        for owners in shifted.values():
+            self._add(owners, "shift")
+        self._add_constant(constant)
+        label = np.array(self.slot_label, dtype=np.int64)
+        return Exchange(self.slot, label, tuple(self.pools))
+
+    def _blocks(self, rows: np.ndarray) -> _Owner | None:
+        """Blocks of one run, or None where a block holds several labels."""
+        if self.block is None:
+            new = np.diff(self.label[rows], prepend=-1) != 0
+            names: np.ndarray = np.cumsum(new)
+        else:
+            names = self.block[rows]
+        owner = self._owner(rows, names)
+        pure = all(len(set(self.label[own])) == 1 for own in owner.rows.values())
+        return owner if pure and len(owner.things) > 1 else None
+
+    def _volumes(self, rows: np.ndarray) -> _Owner:
+        """Volumes of one run in order; a volume with several labels counts once for each."""
+        owner = self._owner(rows, self.volume[rows])
+        if all(len(set(self.label[own])) == 1 for own in owner.rows.values()):
+            return owner
+        key = self.volume[rows] * (self.label.max() + 1) + self.label[rows]
+        return self._owner(rows, key)._replace(clocked=False)
+
+    def _owner(self, rows: np.ndarray, names: np.ndarray) -> _Owner:
+        found, first, where = np.unique(names, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        parts = {found[k].item(): rows[where == k] for k in order}
+        things = {name: int(self.label[own[0]]) for name, own in parts.items()}
+        return _Owner(things, parts, bool(self.clocked[rows].all()))
+
+    def _add_constant(self, constant: dict[str, dict[str, np.ndarray]]) -> None:
+        runs, subjects = [], {}
+        for subject, by_run in constant.items():
+            labels = {run: int(self.label[rows[0]]) for run, rows in by_run.items()}
+            rows = np.concatenate(list(by_run.values()))
+            if len(set(labels.values())) > 1:
+                runs.append(_Owner(labels, by_run, bool(self.clocked[rows].all())))
+            else:
+                subjects[subject] = rows
+        self._add(runs, "run")
+        if subjects:
+            labels = {name: int(self.label[rows[0]]) for name, rows in subjects.items()}
+            self._add([_Owner(labels, subjects, False)], "subject")
+
+    def _add(self, owners: Sequence[_Owner], kind: str) -> None:
+        for group in _shared_designs(owners):
+            slots: dict[Any, int] = {}
+            for owner in group:
+                for name, label in owner.things.items():
+                    if name not in slots:
+                        slots[name] = len(self.slot_label)
+                        self.slot_label.append(label)
+                    self.slot[owner.rows[name]] = slots[name]
+            ordered = sorted(slots) if kind == "shift" else list(slots)
+            pool = np.array([slots[name] for name in ordered])
+            if len({self.slot_label[slot] for slot in pool}) > 1:
+                self.pools.append(Pool(pool, kind))
+
+
+def _shared_designs(owners: Sequence[_Owner]) -> list[list[_Owner]]:
+    """Put owners together whose things of one name carry one label (and who have clocks)."""
+    groups: list[tuple[dict[Any, int], list[_Owner]]] = []
+    for owner in owners:
+        for known, members in groups:
+            both = known.keys() & owner.things.keys()
+            alike = all(known[name] == owner.things[name] for name in both)
+            enough = 2 * len(both) >= min(len(known), len(owner.things))
+            if owner.clocked and members[0].clocked and alike and enough:
+                known.update(owner.things)
+                members.append(owner)
+                break
+        else:
+            groups.append((dict(owner.things), [owner]))
+    return [members for _, members in groups]

@@ -1,0 +1,351 @@
+"""Rules of the audit: what each one looks for, what it costs, and the way out.
+
+The ids follow the traps of fMRI decoding that the project documents (T1 to T22). Sizes quoted as
+danger were measured on data without any label information.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from emodecode.evaluate.design import TOLERANCE_S, Axis, Design
+from emodecode.evaluate.fold import Split
+
+LEAK, CAUTION, NOTE, CLEAN = "leak", "caution", "note", "clean"
+
+
+class Rule(NamedTuple):
+    """What a finding of one kind says."""
+
+    title: str
+    verdict: str
+    danger: str
+    remedy: str
+
+
+_WHOLE_SUBJECTS = 'Hold out whole subjects: split = "leave_one_subject_out".'
+_BOTH = (
+    'Hold out the stimulus as well as the subject: split = "subject_by_stimulus" '
+    "(evaluate.gap_s = 30)."
+)
+_PURGE = (
+    'Hold out whole runs or subjects (split = "auto" chooses), or keep a gap: evaluate.gap_s = 30.'
+)
+
+RULES = {
+    "T1-row": Rule(
+        "Test samples that are themselves in training",
+        LEAK,
+        "The decoder has seen the answer: any score up to 1 is possible.",
+        "Make train and test disjoint in every fold.",
+    ),
+    "T1-dup": Rule(
+        "Test samples with an identical array in training",
+        LEAK,
+        "A copy under another row, run or subject gives the answer away.",
+        "Find out why the arrays are identical (a file copied under another name, oversampling "
+        "before the split) and keep one of them.",
+    ),
+    "T1": Rule(
+        "Training samples of the same run close in time",
+        LEAK,
+        "Neighbouring volumes are nearly equal: with shuffled volumes, data without any "
+        "information score .63 to .93 where chance is .20.",
+        _PURGE,
+    ),
+    "T1-calibrate": Rule(
+        "Calibration samples of the same run close to test samples",
+        LEAK,
+        "Labelled neighbours of the test volumes reach the decoder through its adaptation.",
+        "Calibrate on another run, or at least 30 s away from the test samples.",
+    ),
+    "T1-calibrate-row": Rule(
+        "Test samples that are also calibration samples",
+        LEAK,
+        "The decoder is adapted on the very samples that score it.",
+        "Calibrate on a run that is not tested.",
+    ),
+    "T1-run": Rule(
+        "Training samples of the same run, farther away or at unknown times",
+        CAUTION,
+        "Slow drifts and whatever differs between runs are shared by both sides.",
+        'Hold out whole runs or subjects: split = "leave_run_out" or "leave_one_subject_out".',
+    ),
+    "T4": Rule(
+        "The tested subject is also in training",
+        CAUTION,
+        "The score says how well this person's emotions are decoded after scanning this very "
+        "person, nothing about new people.",
+        _WHOLE_SUBJECTS + " Otherwise claim decoding within subjects only.",
+    ),
+    "T5": Rule(
+        "The same moment of the stimulus is in training",
+        LEAK,
+        "The scene is recognised instead of the emotion: with labels drawn at random for each "
+        "scene, leaving out subjects alone scores .49 where chance is .20.",
+        _BOTH,
+    ),
+    "T5-calibrate": Rule(
+        "The same moment of the stimulus is in calibration",
+        LEAK,
+        "The adaptation sees the labelled scene that is tested.",
+        _BOTH,
+    ),
+    "T5-near": Rule(
+        "Training samples a few seconds away in the stimulus",
+        CAUTION,
+        "The response to a moment lasts 15 to 20 s, so the same scene is still on both sides.",
+        _PURGE,
+    ),
+    "T5-name": Rule(
+        "A stimulus of the same name is in training, times unknown",
+        CAUTION,
+        "If it is the same picture or clip, it may be recognised instead of the emotion.",
+        'Fill stimulus_time_s, or hold out stimuli: split = "subject_by_stimulus", '
+        'stimulus_groups = "stimulus".',
+    ),
+    "T5b": Rule(
+        "Labels come at the same times in all subjects",
+        CAUTION,
+        "Time alone predicts the label: drifts, fatigue and everything else that follows the clock "
+        "can be decoded instead of the emotion.",
+        "Test across runs with another order, or report it; new data should have an order drawn "
+        "anew for each subject.",
+    ),
+    "T10": Rule(
+        "Classes of unequal size among the test samples",
+        NOTE,
+        "Plain accuracy rewards guessing the largest class; balanced accuracy, macro AUC and the "
+        "permutation chance do not.",
+        "Read balanced accuracy.",
+    ),
+    "T10-dup": Rule(
+        "The same test sample counts several times",
+        CAUTION,
+        "Oversampled test data make intervals and curves too narrow.",
+        "Resample only the training samples.",
+    ),
+}
+
+FITTED = {
+    "scaler": "T14",
+    "cleaning": "T14",
+    "selection": "T2",
+    "alignment": "T3",
+    "resampler": "T10",
+    "tuning": "T6",
+    "early_stopping": "T6",
+    "calibration": "T6",
+}
+"""Trap of each kind of fitted step; other kinds count as T2."""
+
+FITTED_DANGER = {
+    "T2": "Voxels chosen with the test labels score .97 on noise where chance is .33.",
+    "T3": "Alignment fitted on the test volumes scores .44 to 1.00 on noise where chance is .33, "
+    "even without labels.",
+    "T6": "Parameters or epochs chosen on the test data raise the score by .05 to .12 on noise.",
+    "T10": "Copies of test samples may end up in training.",
+    "T14": "Means and scales of the test data reach the training.",
+}
+
+
+class Hit(NamedTuple):
+    """Test samples of one fold that break one rule; the smaller `seconds`, the worse."""
+
+    rule: str
+    rows: np.ndarray
+    neighbour: np.ndarray
+    seconds: np.ndarray
+
+
+class Lookup(NamedTuple):
+    """What every fold is checked against."""
+
+    design: Design
+    runs: Axis
+    stimuli: Axis
+    gap_s: float
+    tolerance_s: float
+    array: np.ndarray | None
+
+
+def fold_hits(lookup: Lookup, split: Split) -> Iterator[Hit]:
+    """Check one fold against all rules about where its test samples come from."""
+    design, test = lookup.design, split.test
+    train = np.zeros(design.n, dtype=bool)
+    train[split.train] = True
+    itself = train[test]
+    yield _hit("T1-row", test, itself, test)
+    yield from _repeats(lookup, test)
+    yield from _duplicates(lookup, test[~itself], train)
+
+    seconds, neighbour = lookup.runs.nearest(test, train)
+    near = seconds <= lookup.gap_s + TOLERANCE_S
+    yield _hit("T1", test, near & ~itself, neighbour, seconds)
+    same_run, run_mate = _same(design.scan.code, test, train)
+    yield _hit("T1-run", test, same_run & ~near & ~itself, run_mate, seconds)
+    same_subject, mate = _same(design.subject.code, test, train)
+    # together with neighbours, or where a shared run's times are unknown, T4 is a leak
+    blind = same_run & ~lookup.runs.known[test]
+    yield _hit("T4", test, same_subject, mate)
+    yield _hit("T4-leak", test, same_subject & (near | itself | blind), mate)
+
+    seconds, neighbour = lookup.stimuli.nearest(test, train)
+    shared = seconds <= lookup.tolerance_s + TOLERANCE_S
+    yield _hit("T5", test, shared & ~itself, neighbour, seconds)
+    close = (seconds <= lookup.gap_s + TOLERANCE_S) & ~shared
+    yield _hit("T5-near", test, close, neighbour, seconds)
+    unknown = ~lookup.stimuli.known
+    named, namesake = _same(design.stimulus.code, test, train & unknown)
+    yield _hit("T5-name", test, named & unknown[test] & (design.stimulus.code[test] >= 0), namesake)
+    yield from _calibration(lookup, split)
+
+
+def _calibration(lookup: Lookup, split: Split) -> Iterator[Hit]:
+    if not split.calibrate.size:
+        return
+    test = split.test
+    seen = np.zeros(lookup.design.n, dtype=bool)
+    seen[split.calibrate] = True
+    itself = seen[test]
+    yield _hit("T1-calibrate-row", test, itself, test)
+    seconds, neighbour = lookup.runs.nearest(test, seen)
+    near = seconds <= lookup.gap_s + TOLERANCE_S
+    yield _hit("T1-calibrate", test, near & ~itself, neighbour, seconds)
+    seconds, neighbour = lookup.stimuli.nearest(test, seen)
+    shared = seconds <= lookup.tolerance_s + TOLERANCE_S
+    yield _hit("T5-calibrate", test, shared & ~itself, neighbour, seconds)
+
+
+def _duplicates(lookup: Lookup, rows: np.ndarray, train: np.ndarray) -> Iterator[Hit]:
+    if lookup.array is None:
+        return
+    doubtful = rows[lookup.array[rows] >= 0]
+    if doubtful.size:
+        copied, twin = _same(lookup.array, doubtful, train)
+        yield _hit("T1-dup", doubtful, copied, twin)
+
+
+def _repeats(lookup: Lookup, test: np.ndarray) -> Iterator[Hit]:
+    again = _later_copies(test)
+    if lookup.array is not None:
+        array = lookup.array[test]
+        own = lookup.design.subject.code[test]
+        marked = np.where(array >= 0, array * (own.max() + 1) + own, -1 - np.arange(len(test)))
+        again |= _later_copies(marked)
+    yield _hit("T10-dup", test, again, test)
+
+
+def _later_copies(values: np.ndarray) -> np.ndarray:
+    later = np.ones(len(values), dtype=bool)
+    later[np.unique(values, return_index=True)[1]] = False
+    return later
+
+
+def _same(code: np.ndarray, rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which rows share their code with a target, and with which one."""
+    first = np.full(code.max() + 2, -1, dtype=np.int64)
+    there = np.flatnonzero(targets & (code >= 0))
+    first[code[there]] = there
+    partner = first[code[rows]]
+    return partner >= 0, partner
+
+
+def _hit(
+    rule: str,
+    test: np.ndarray,
+    affected: np.ndarray,
+    neighbour: np.ndarray,
+    seconds: np.ndarray | None = None,
+) -> Hit:
+    away = np.zeros(len(test)) if seconds is None else seconds
+    return Hit(rule, test[affected], neighbour[affected], away[affected])
+
+
+class ClockScore(NamedTuple):
+    """How often time alone gives the label, and how often it would by accident."""
+
+    agreement: float
+    expected: float
+    n_samples: int
+    key: str
+
+
+def time_only(design: Design, splits: list[Split]) -> ClockScore | None:
+    """Score a decoder that knows the time of a sample and the training labels at that time.
+
+    For each test sample: the share of training samples at the same onset (in the runs of that
+    name; or in any run) that carry its label, against the share expected from the class sizes.
+
+    Returns
+    -------
+    ClockScore or None
+        None unless the agreement exceeds the expected one by more than three standard errors,
+        counting label episodes, and by more than a tenth of what is possible.
+    """
+    known = np.isfinite(design.onset_s)
+    if not known.any():
+        return None
+    clock = np.zeros(design.n, dtype=np.int64)
+    clock[known] = np.round(design.onset_s[known] / design.tolerance_s).astype(np.int64)
+    clock -= clock.min()
+    in_run = design.run.code * (clock.max() + 1) + clock
+    starts = _episode_starts(design, clock)
+    found = []
+    for key, where, independent in (
+        (in_run, "in the run of that name", design.scan.code),
+        (clock, "in any run", design.run.code * len(design.label.names) + design.label.code),
+    ):
+        compact = np.unique(key, return_inverse=True)[1]
+        score = _clock_score(design, splits, compact, known, independent, starts)
+        if score is not None:
+            found.append(ClockScore(*score, where))
+    return max(found, key=lambda score: score.agreement - score.expected, default=None)
+
+
+def _clock_score(
+    design: Design,
+    splits: list[Split],
+    key: np.ndarray,
+    known: np.ndarray,
+    independent: np.ndarray,
+    starts: np.ndarray,
+) -> tuple[float, float, int] | None:
+    n_classes, label = len(design.label.names), design.label.code
+    agreement = expected = 0.0
+    n_samples, used = 0, np.zeros(design.n, dtype=bool)
+    for split in splits:
+        train, test = split.train[known[split.train]], split.test[known[split.test]]
+        cells = np.bincount(
+            key[train] * n_classes + label[train], minlength=(key.max() + 1) * n_classes
+        )
+        counts = cells.reshape(-1, n_classes)
+        total = counts.sum(axis=1)[key[test]]
+        test, total = test[total > 0], total[total > 0]
+        prior = counts.sum(axis=0) / max(1, len(train))
+        agreement += float((counts[key[test], label[test]] / total).sum())
+        expected += float(prior[label[test]].sum())
+        n_samples += len(test)
+        used[test] = True
+    if not n_samples:
+        return None
+    agreement, expected = agreement / n_samples, expected / n_samples
+    pairs = np.stack([independent[used], starts[used]], axis=1)
+    error = np.sqrt(expected * (1 - expected) / len(np.unique(pairs, axis=0)))
+    excess = agreement - expected
+    if excess <= 3 * error or excess <= 0.1 * (1 - expected):
+        return None
+    return agreement, expected, n_samples
+
+
+def _episode_starts(design: Design, clock: np.ndarray) -> np.ndarray:
+    """Clock at the beginning of the stretch of equal labels that each sample is in."""
+    order = np.lexsort((clock, design.scan.code))
+    scan, label = design.scan.code[order], design.label.code[order]
+    new = np.ones(design.n, dtype=bool)
+    new[1:] = (np.diff(scan) != 0) | (np.diff(label) != 0)
+    first = np.maximum.accumulate(np.where(new, np.arange(design.n), 0))
+    starts = np.empty(design.n, dtype=np.int64)
+    starts[order] = clock[order][first]
+    return starts

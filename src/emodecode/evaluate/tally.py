@@ -1,0 +1,185 @@
+"""Tally: what is needed of a model's predictions to score any labelling of their samples.
+
+All scores are functions of sums over pieces (samples of one fold that carry one label together),
+so that thousands of permuted labellings cost a few matrix products.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from scipy.stats import t as student_t
+
+METRICS = ("balanced_accuracy", "accuracy", "macro_auc", "log_loss")
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Sums over pieces, sorted by subject and fold.
+
+    Parameters
+    ----------
+    slot : ndarray of shape (n_pieces,), int
+        Which entry of a labelling the piece takes its label from.
+    size : ndarray of shape (n_pieces,)
+        Samples in the piece.
+    hits, ranks, logs : ndarray of shape (n_pieces, n_classes)
+        Predictions of each class; sums of the ranks of each class's probability among the samples
+        of the same subject and fold; sums of the logarithm of the probability.
+    folds, subjects : ndarray of int
+        First piece of each (subject, fold); first (subject, fold) of each subject.
+    fold_sizes : ndarray
+        Samples of each (subject, fold).
+    """
+
+    slot: np.ndarray
+    size: np.ndarray
+    hits: np.ndarray
+    ranks: np.ndarray
+    logs: np.ndarray
+    folds: np.ndarray
+    subjects: np.ndarray
+    fold_sizes: np.ndarray
+
+    @property
+    def n_classes(self) -> int:
+        """Classes."""
+        return self.hits.shape[1]
+
+
+def make_tally(
+    subject: np.ndarray,
+    fold: np.ndarray,
+    slot: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+) -> Tally:
+    """Sum up one model's predictions.
+
+    Parameters
+    ----------
+    subject, fold, slot, predicted : ndarray of shape (n_predictions,), int
+        Codes from 0.
+    probabilities : ndarray of shape (n_predictions, n_classes)
+        Logarithms are taken of values not below the float64 resolution, as scikit-learn does.
+    """
+    order = np.lexsort((slot, fold, subject))
+    subject, fold, slot, predicted = (a[order] for a in (subject, fold, slot, predicted))
+    probabilities = probabilities[order]
+    n_classes = probabilities.shape[1]
+    fold_first = _changes(subject, fold)
+    piece_first = _changes(subject, fold, slot)
+    clipped = np.clip(probabilities, np.finfo(float).eps, 1.0)
+    hits = np.eye(n_classes)[predicted]
+    ranks = _ranks_within(probabilities, fold_first)
+    fold_sizes = np.diff(np.append(fold_first, len(subject)))
+    return Tally(
+        slot=slot[piece_first],
+        size=np.diff(np.append(piece_first, len(subject))).astype(float),
+        hits=np.add.reduceat(hits, piece_first),
+        ranks=np.add.reduceat(ranks, piece_first),
+        logs=np.add.reduceat(np.log(clipped), piece_first),
+        folds=np.searchsorted(piece_first, fold_first),
+        subjects=np.searchsorted(fold_first, _changes(subject)),
+        fold_sizes=fold_sizes.astype(float),
+    )
+
+
+def _changes(*codes: np.ndarray) -> np.ndarray:
+    """First row of each stretch of equal codes."""
+    new = np.ones(len(codes[0]), dtype=bool)
+    new[1:] = np.any([np.diff(code) != 0 for code in codes], axis=0)
+    return np.flatnonzero(new)
+
+
+def _ranks_within(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    ends = np.append(first[1:], len(values))
+    return np.concatenate([rankdata(values[a:b], axis=0) for a, b in zip(first, ends, strict=True)])
+
+
+def subject_scores(tally: Tally, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Score labellings, subject by subject.
+
+    Parameters
+    ----------
+    tally : Tally
+    labels : ndarray of shape (n_labellings, n_slots), int
+        Class of each slot.
+
+    Returns
+    -------
+    dict
+        For each of `METRICS` an array (n_labellings, n_subjects), NaN where undefined; ``auc`` and
+        ``recall`` (n_labellings, n_subjects, n_classes).
+
+    Notes
+    -----
+    Balanced accuracy is the mean recall of the classes that a subject has; undefined for a subject
+    with a single class. The AUC of a class is the probability that a sample of it gets a higher
+    probability than another sample *of the same subject and fold* (probabilities of different
+    folds come from different models and cannot be ranked together), macro AUC the mean over
+    classes.
+    """
+    given = labels[:, tally.slot]
+    n_labellings, n_subjects = len(given), len(tally.subjects)
+    shape = (n_labellings, n_subjects, tally.n_classes)
+    recall, auc, right, logs = (np.empty(shape) for _ in range(4))
+    for c in range(tally.n_classes):
+        this = given == c
+        size = _by_fold(tally, this * tally.size)
+        hits = _by_fold(tally, this * tally.hits[:, c])
+        ranks = _by_fold(tally, this * tally.ranks[:, c])
+        pairs = size * (tally.fold_sizes - size)
+        won = ranks - size * (size + 1) / 2
+        total, right[..., c] = _by_subject(tally, size), _by_subject(tally, hits)
+        recall[..., c] = _ratio(right[..., c], total)
+        won_pairs = _by_subject(tally, np.where(pairs > 0, won, 0.0))
+        auc[..., c] = _ratio(won_pairs, _by_subject(tally, pairs))
+        logs[..., c] = _by_subject(tally, _by_fold(tally, this * tally.logs[:, c]))
+    n_samples = np.add.reduceat(tally.fold_sizes, tally.subjects)
+    several = np.isfinite(recall).sum(axis=2) > 1
+    return {
+        "balanced_accuracy": np.where(several, _mean(recall), np.nan),
+        "accuracy": right.sum(axis=2) / n_samples,
+        "macro_auc": _mean(auc),
+        "log_loss": -logs.sum(axis=2) / n_samples,
+        "recall": recall,
+        "auc": auc,
+    }
+
+
+def mean_over_subjects(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the subjects that have a score; NaN if none has."""
+    return _mean(values)
+
+
+def summarise(values: np.ndarray, *, largest: float = 1.0) -> dict[str, Any]:
+    """Mean and 95 % t interval over subjects; subjects with NaN do not count."""
+    known = values[np.isfinite(values)]
+    n = len(known)
+    if n == 0:
+        return {"value": None, "low": None, "high": None, "n_subjects": 0}
+    mean = float(known.mean())
+    if n == 1:
+        return {"value": mean, "low": None, "high": None, "n_subjects": 1}
+    half = float(student_t.ppf(0.975, n - 1) * known.std(ddof=1) / np.sqrt(n))
+    low, high = max(0.0, mean - half), min(float(largest), mean + half)
+    return {"value": mean, "low": low, "high": high, "n_subjects": n}
+
+
+def _by_fold(tally: Tally, values: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(values, tally.folds, axis=1)
+
+
+def _by_subject(tally: Tally, values: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(values, tally.subjects, axis=1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

@@ -1,0 +1,90 @@
+"""What the report may say: one form for every number, and claims only where the audit allows."""
+
+import math
+from collections.abc import Sequence
+
+MISSING = "n/a"
+LEAK_MARK = "leaks: see audit"
+SYMBOLS = {"clean": "✓", "caution": "!", "leak": "✕", "note": "i"}
+HEADLINES = {
+    "clean": "Clean: the audit found no way by which test data could reach the training.",
+    "caution": "Caution: the audit found no leak, but reasons to doubt the scores.",
+    "leak": "Leak: test data reached the training. No number below can be interpreted.",
+}
+FINGERPRINT = (
+    "That a classifier tells these classes apart does not make the pattern that it uses a "
+    "fingerprint of an emotion: other patterns may do as well, and the pattern need not be present "
+    "in each single instance."
+)
+PORTRAYED = (
+    "The labels are emotions that observers saw portrayed in the stimulus, not emotions that the "
+    "scanned subjects reported to feel."
+)
+
+
+def format_number(value: float | None, *, digits: int = 2) -> str:
+    """``.53``, ``−.04``, ``1.00``; ``n/a`` where there is no value."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{abs(value):.{digits}f}"
+    sign = "−" if value < 0 and float(text) != 0 else ""
+    return sign + (text[1:] if text.startswith("0.") else text)
+
+
+def format_short(value: float) -> str:
+    """Three significant digits of a value on any scale: ``.0512``, ``−1.30``, ``2.10e−06``."""
+    text = f"{value:#.3g}".rstrip(".").replace("-", "−")
+    return text.replace("0.", ".", 1) if text.lstrip("−").startswith("0.") else text
+
+
+def format_interval(score: dict | None) -> str:
+    """``[.49, .57]`` of a score with ``low`` and ``high``; ``n/a`` where there is none."""
+    low, high = (format_number((score or {}).get(key)) for key in ("low", "high"))
+    return MISSING if MISSING in (low, high) else f"[{low}, {high}]"
+
+
+def format_p(p: float | None, *, smallest_p: float | None = None) -> str:
+    """``p = .012``; ``p < .001`` only where the test can give so small a value."""
+    if p is None or not math.isfinite(p):
+        return MISSING
+    if p < 0.001:
+        if smallest_p is None or smallest_p < 0.001:
+            return "p < .001"
+        p = smallest_p
+    if 0.05 < p < 0.0505:
+        return "p > .050"
+    return f"p = {format_number(p, digits=3)}"
+
+
+def format_count(count: int | float | None) -> str:
+    """``12 345`` with a narrow space; ``n/a`` where there is none."""
+    return MISSING if count is None else f"{int(count):,}".replace(",", "\u202f")
+
+
+def count_of(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{format_count(count)} {noun if count == 1 else plural or noun + 's'}"
+
+
+def join_words(words: Sequence[str], *, last: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    words = [str(word) for word in words]
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def claim(score: dict | None, *, verdict: str) -> str:
+    """Return what may be said of a score: chance is beaten only with p <= .05 and a clean audit."""
+    if verdict == "leak":
+        return "cannot be interpreted: the audit found a leak"
+    score = score or {}
+    p, value, chance = score.get("p"), score.get("value"), score.get("chance")
+    if p is None or value is None:
+        return "not tested against chance"
+    shown = format_p(p, smallest_p=score.get("p_smallest"))
+    if p > 0.05 or (chance is not None and value <= chance):
+        return f"not distinguishable from chance ({shown})"
+    if verdict != "clean":
+        return f"no claim: the audit advises caution ({shown})"
+    return f"above chance ({shown})"
