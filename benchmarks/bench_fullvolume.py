@@ -68,12 +68,13 @@ def make_data(folder: Path, rows: int, test_rows: int, voxels: int) -> None:
     for name, n in (("train", rows), ("test", test_rows)):
         y = np.arange(n) // 10 % 3
         path = folder / f"{name}.npy"
-        X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, voxels))
-        for start in range(0, n, 50):
-            part = slice(start, min(start + 50, n))
-            noise = rng.standard_normal((len(y[part]), voxels), dtype=np.float32)
-            X[part] = 1000 + 10 * (noise + effect[y[part]])
-        X.flush()
+        with path.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (n, voxels)}
+            np.lib.format.write_array_header_2_0(file, header)
+            for start in range(0, n, 50):
+                part = y[start : start + 50]
+                noise = rng.standard_normal((len(part), voxels), dtype=np.float32)
+                (1000 + 10 * (noise + effect[part])).astype(np.float32).tofile(file)
         np.save(folder / f"{name}_labels.npy", CLASSES[y])
 
 
@@ -107,7 +108,10 @@ def work(kind: str, folder: Path, *, jobs: int) -> dict:
 
 
 def peak_gib() -> float:
-    """Return the largest resident size of this process so far."""
+    """Return the largest resident size of this process so far.
+
+    It starts from the parent's at the time of the fork: the parent must not hold the data.
+    """
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -58,12 +58,13 @@ def make_data(path: Path, rows: int, voxels: int, *, offset: float, scale: float
     rng = np.random.default_rng(0)
     y = np.arange(rows) * 3 // rows
     effect = np.where(np.arange(voxels) % 10 == 0, rng.standard_normal((3, voxels)) * 0.1, 0)
-    X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, voxels))
-    for start in range(0, rows, 100):
-        part = slice(start, min(start + 100, rows))
-        noise = rng.standard_normal((len(y[part]), voxels), dtype=np.float32)
-        X[part] = offset + scale * (noise + effect[y[part]])
-    X.flush()
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, voxels)}
+        np.lib.format.write_array_header_2_0(file, header)
+        for start in range(0, rows, 50):
+            part = y[start : start + 50]
+            noise = rng.standard_normal((len(part), voxels), dtype=np.float32)
+            (offset + scale * (noise + effect[part])).astype(np.float32).tofile(file)
     np.save(path.with_name("y.npy"), CLASSES[y])
 
 
@@ -142,7 +143,10 @@ def single_ms(selector, volume: np.ndarray) -> float:
 
 
 def peak_gb() -> float:
-    """Return the largest resident size of this process so far."""
+    """Return the largest resident size of this process so far.
+
+    It starts from the parent's at the time of the fork: the parent must not hold the data.
+    """
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

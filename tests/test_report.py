@@ -1,30 +1,21 @@
 """The report: what is on the page is what is in the folder, and no more than may be said."""
 
-import base64
-import gzip
 import hashlib
 import html
-import io
 import json
 import re
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
-from emodecode.errors import DataMissingError, InputError
-from emodecode.report.brain import Backdrop, draw_map, looks_like_mni, make_backdrop
-from emodecode.report.figures import swarm
+from emodecode.errors import DataMissingError
 from emodecode.report.methods import write_methods
 from emodecode.report.page import write_report
 from emodecode.report.references import REFERENCES
-from emodecode.report.timeline import draw_timeline, merge_times, write_label_figure
 from emodecode.report.wording import claim, format_interval, format_number, format_p, format_short
-from results_folder import MNI_3MM, write_results_folder
+from results_folder import write_results_folder
 
 LONG = 17
 
@@ -419,84 +410,6 @@ def test_stimulus_timeline_shows_agreement(tmp_path):
     assert "One more observer would reach a balanced accuracy of .69" in page.text
 
 
-# --------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["study.toml", "samples.tsv", "predictions.tsv", "scores.json", "audit.json", "splits.json"],
-)
-def test_missing_file_is_named(table, name):
-    (table / name).unlink()
-    with pytest.raises(DataMissingError, match=re.escape(name)):
-        write_report(table)
-
-
-@pytest.mark.parametrize("name", ["study.toml", "scores.json", "audit.json", "provenance.json"])
-def test_truncated_file_is_named(table, name):
-    text = (table / name).read_text()
-    (table / name).write_text(text[: len(text) // 2].rstrip('"}] \n') + "[[")
-    with pytest.raises(InputError, match=re.escape(name)):
-        write_report(table)
-
-
-def test_missing_folder(tmp_path):
-    with pytest.raises(DataMissingError, match="no such folder"):
-        write_report(tmp_path / "nowhere")
-
-
-def _cut(text: str) -> str:
-    return "\n".join(text.splitlines()[:-5]) + "\n"
-
-
-def _break_line(text: str) -> str:
-    return text[:-30]
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (_cut, "another confusion matrix"),
-        (_break_line, "1 of .* rows are incomplete"),
-        (lambda text: text.replace("\tp_joy", "\tp_love", 1), "p_anger, p_fear, p_love"),
-        (lambda text: text.replace("dummy\t", "dumb\t"), "the models dumb, lda"),
-        (lambda text: text.replace("\t03\t", "\t77\t"), "subject 77"),
-        (lambda text: text.replace("predicted", "forecast", 1), "no column predicted"),
-    ],
-)
-def test_predictions_that_do_not_belong_to_the_scores(table, change, found):
-    path = table / "predictions.tsv"
-    path.write_text(change(path.read_text()))
-    with pytest.raises(InputError, match=found):
-        write_report(table)
-
-
-def test_unknown_verdict(table):
-    edit_json(table / "audit.json", lambda audit: audit.update(verdict="fine"))
-    with pytest.raises(InputError, match="the verdict 'fine'"):
-        write_report(table)
-
-
-def test_missing_and_truncated_images(tmp_path):
-    folder = write_results_folder(tmp_path / "r", models={"lda": 1.0}, n_subjects=3)
-    one = next((folder / "maps").iterdir())
-    whole = one.read_bytes()
-    one.unlink()
-    with pytest.raises(DataMissingError, match=re.escape(one.name)):
-        write_report(folder)
-    one.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=re.escape(one.name)):
-        write_report(folder)
-    one.write_bytes(gzip.compress(b"no image"))
-    with pytest.raises(InputError, match=re.escape(one.name)):
-        write_report(folder)
-
-
-def test_unwritable_page(table, tmp_path):
-    with pytest.raises(InputError, match="cannot be written"):
-        write_report(table, out=tmp_path / "no" / "such" / "page.html")
-
-
 # ------------------------------------------------------------------------ methods text
 
 
@@ -580,136 +493,3 @@ def test_references_are_those_cited(clean):
     assert "Fonov" in listed
     assert "Rosenblatt" in listed
     assert "Labs" not in listed
-
-
-# ---------------------------------------------------------------------------- pictures
-
-
-def _grid(step: float, *origin: float) -> np.ndarray:
-    affine = np.diag([step, step, step, 1.0])
-    affine[:3, 3] = origin
-    return affine
-
-
-@pytest.mark.parametrize(
-    ("shape", "affine", "space", "expected"),
-    [
-        ((61, 73, 61), MNI_3MM, None, True),
-        ((97, 115, 97), _grid(2, -96, -132, -78), None, True),
-        ((64, 64, 44), _grid(3, -96, -96, -60), None, False),
-        ((8, 8, 8), np.eye(4), None, False),
-        ((8, 8, 8), np.eye(4), "MNI152NLin6Asym", True),
-        ((61, 73, 61), MNI_3MM, "T1w", False),
-    ],
-)  # fmt: skip
-def test_only_mni_grids_get_the_template(shape, affine, space, expected):
-    assert looks_like_mni(shape, np.asarray(affine, dtype=float), space=space) is expected
-
-
-def _pixels(address: str) -> np.ndarray:
-    from PIL import Image
-
-    content = base64.b64decode(address.split(",")[1])
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
-
-
-def test_left_peak_is_drawn_on_the_left(tmp_path):
-    """A positive blob in the left hemisphere reddens the left half of the axial cut."""
-    values = np.zeros((61, 73, 61), dtype=np.float32)
-    affine = MNI_3MM.copy()
-    mm = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1) @ affine[:3, :3]
-    mm = mm + affine[:3, 3]
-    values[((mm - (-36, -20, 12)) ** 2).sum(axis=-1) < 15**2] = 1.0
-    flipped = values[::-1]
-    turned = affine.copy()
-    turned[0] = [-3, 0, 0, 90]
-    nib.save(nib.Nifti1Image(np.ones(values.shape, np.uint8), affine), tmp_path / "mask.nii.gz")
-    nib.save(nib.Nifti1Image(values, affine), tmp_path / "ras.nii.gz")
-    nib.save(nib.Nifti1Image(flipped, turned), tmp_path / "las.nii.gz")
-    backdrop = make_backdrop(tmp_path / "mask.nii.gz")
-    assert isinstance(backdrop, Backdrop)
-    assert backdrop.on_template
-    pictures = [
-        draw_map(tmp_path / name, backdrop, at_mm=[-36, -20, 12])
-        for name in ("ras.nii.gz", "las.nii.gz")
-    ]
-    assert pictures[0] == pictures[1]
-    picture = _pixels(pictures[0])
-    red = (picture[..., 0] - picture[..., 2] > 60) & (picture[..., 1] < 110)
-    width = red.shape[1]
-    columns = np.flatnonzero(red[:, int(0.62 * width) : int(0.86 * width)].sum(axis=0))
-    assert 0 < columns.mean() < 0.5 * 0.24 * width
-
-
-def test_small_blobs_keep_their_sign(tmp_path):
-    values = np.random.default_rng(0).normal(0, 0.02, (61, 73, 61)).astype(np.float32)
-    values[20:22, 33:35, 28:30] = 1.0
-    values[26:28, 33:35, 28:30] = -1.0
-    nib.save(nib.Nifti1Image(np.ones(values.shape, np.uint8), MNI_3MM), tmp_path / "mask.nii.gz")
-    nib.save(nib.Nifti1Image(values, MNI_3MM), tmp_path / "map.nii.gz")
-    backdrop = make_backdrop(tmp_path / "mask.nii.gz")
-    red, _, blue = np.moveaxis(
-        _pixels(draw_map(tmp_path / "map.nii.gz", backdrop, at_mm=[-20, -25, 15])), -1, 0
-    )
-    body = slice(0, int(0.85 * red.shape[1]))
-    assert (red - blue)[:, body].max() > 90
-    assert (blue - red)[:, body].max() > 60
-
-
-def test_backdrop_off_the_template_is_the_mask(tmp_path):
-    inside = np.zeros((12, 14, 10), dtype=np.uint8)
-    inside[3:9, 4:10, 2:8] = 1
-    nib.save(nib.Nifti1Image(inside, np.diag([3.0, 3, 3, 1])), tmp_path / "mask.nii.gz")
-    backdrop = make_backdrop(tmp_path / "mask.nii.gz")
-    assert not backdrop.on_template
-    assert (backdrop.grey > 0).sum() == inside.sum()
-    corner = backdrop.affine @ [*np.argwhere(backdrop.grey > 0)[0], 1]
-    assert corner[:3] == pytest.approx([9, 12, 6])
-
-
-def test_neighbouring_times_become_one_bar():
-    start, width = merge_times(np.array([0.0, 2, 4, 10, 12, 30]), 2.0)
-    assert start.tolist() == [0, 10, 30]
-    assert width.tolist() == [6, 4, 2]
-
-
-def test_runs_of_one_design_share_a_row():
-    rows = [
-        {"subject": s, "session": "n/a", "run": "1", "onset_s": t, "label": "ab"[int(t > 8)]}
-        for s in ("01", "02", "03")
-        for t in np.arange(0, 20, 2.0) + (0.0 if s != "03" else 1.0)
-    ]
-    drawn, sentence = draw_timeline(pd.DataFrame(rows), None, {"a": "#111111", "b": "#222222"})
-    assert "2 subjects, run 1" in drawn
-    assert "sub-03, run 1" in drawn
-    assert "over the time of its run" in sentence
-
-
-def test_swarm_keeps_equal_values_apart_and_within_the_row():
-    offsets = swarm(np.array([0.5] * 9 + [0.9]))
-    assert len(set(offsets[:9])) == 9
-    assert np.abs(offsets).max() <= 0.36
-    assert offsets[9] == 0
-
-
-def test_label_figure_is_a_picture(tmp_path):
-    from PIL import Image
-
-    from emodecode.label.labelled import Labelled
-
-    timeline = pd.DataFrame(
-        {
-            "subject": "n/a",
-            "run": "n/a",
-            "time_s": np.arange(50.0),
-            "label": ["a", "n/a"] * 25,
-            "agreement": 0.7,
-        }
-    )
-    samples = pd.DataFrame({"label": ["a"], "onset_s": [0.0], "stimulus_time_s": [np.nan]})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        write_label_figure(Labelled(samples, timeline), tmp_path / "labels.png")
-    with Image.open(tmp_path / "labels.png") as picture:
-        assert picture.size[0] > 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["labels.png"]

@@ -25,7 +25,9 @@ from emodecode.output import write_json
 from emodecode.samples import Samples, write_table
 from emodecode.study import Study, write_study
 
-LIBRARIES = ("numpy", "scipy", "pandas", "nibabel", "nilearn", "scikit-learn", "joblib", "xgboost-cpu")
+LIBRARIES = (
+    *("numpy", "scipy", "pandas", "nibabel", "nilearn", "scikit-learn", "joblib", "xgboost-cpu"),
+)
 
 COLUMNS = {
     "model": "Name of the decoder in the study",
@@ -170,16 +172,16 @@ def describe(
         "labels": describe_labels(study, table, gathered.labelled),
         "features": {"notes": [], "history": list(samples.history)},
         "tuning": chosen or None,
-        "folds": [{key: fold[key] for key in ("model", "fold", "seconds")} for fold in results.folds],
-        "fitted": [{key: fold[key] for key in ("model", "fold", "fitted")} for fold in results.folds],
+        "folds": [
+            {key: fold[key] for key in ("model", "fold", "seconds", "fitted")}
+            for fold in results.folds
+        ],
         "warnings": [f"{model}: {text}" for model, text in warned],
         "maps": maps,
     }
 
 
-def describe_labels(
-    study: Study, table: pd.DataFrame, labelled: Labelled | None
-) -> dict[str, Any]:
+def describe_labels(study: Study, table: pd.DataFrame, labelled: Labelled | None) -> dict[str, Any]:
     """Summarise the labels: counts, the rule in words, reliability."""
     counts = table["label"].value_counts()
     return {

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emodecode.errors import InputError
+from emodecode.errors import DataMissingError, InputError
 from emodecode.label.labelled import Labelled
 from emodecode.run import Run
 from emodecode.samples import Samples
-from emodecode.study import Study
+from emodecode.study import Model, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +32,69 @@ class Gathered:
     labelled: Labelled | None
     tr_s: float | None
     notes: list[str] = field(default_factory=list)
+
+
+def require_installed(extra: str, *modules: str) -> None:
+    """Refuse to start a job that would fail at its end for want of a library.
+
+    Raises
+    ------
+    DataMissingError
+        One of `modules` is not installed; the message names the `extra` that brings it.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise DataMissingError(
+            "installation",
+            found=f"{' and '.join(missing)} not installed",
+            expected=f"the libraries of emodecode[{extra}]",
+            remedy=f"pip install 'emodecode[{extra}]'",
+        )
+
+
+def refuse_at_once(study: Study) -> None:
+    """Refuse what is wrong before any data are looked for: decoders, parts that are not there.
+
+    Raises
+    ------
+    DataMissingError
+        A library or the atlas is missing.
+    InputError
+        No data to decode, an unknown kind or parameter of a decoder, or columns without names.
+    """
+    require_installed("report", "jinja2", "matplotlib")
+    if any(model.kind == "boosted_trees" for model in study.models):
+        require_installed("trees", "xgboost")
+    has_voxels = study.data.source != "table"
+    if study.data.source == "design":
+        raise InputError(
+            "data.source",
+            found="a planned design, which has no images",
+            expected="images, matrices or tables to decode",
+            remedy="Use `emodecode label` on a design; to decode, set data.source to bids or mat.",
+        )
+    if study.data.source == "mat" and study.data.layout != "volumes" and not study.data.mask:
+        raise InputError(
+            "data.mask",
+            found="nothing, with matrices of voxels",
+            expected="the mask that the voxels of the matrices follow",
+            remedy="Set data.mask, and data.voxel_order.",
+        )
+    for model in study.models:
+        make_candidate(study, model)
+        if model.columns is not None and has_voxels and study.features.parcels is None:
+            _columns(model.name, model.columns, ())
+    if study.features.parcels is not None:
+        from emodecode.features.parcels import check_atlas
+
+        if not has_voxels:
+            raise InputError(
+                "features.parcels",
+                found="an atlas, with tables of features",
+                expected="voxels to average over its parcels",
+                remedy="Remove features.parcels.",
+            )
+        check_atlas(study.features.parcels)
 
 
 def read_runs(study: Study) -> tuple[list[Run], list[str]]:
@@ -168,7 +233,9 @@ def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
     times, so that an interrupted evaluation finds them again.
     """
     if study.data.source == "table":
-        return _gather_table(study)
+        gathered = _gather_table(study)
+        refuse_hopeless_folds(study, gathered.samples.table)
+        return gathered
     runs, notes = read_runs(study)
     labelled = label_runs(study, runs)
     refuse_hopeless_folds(study, labelled.table)
@@ -214,7 +281,7 @@ def _gather_table(study: Study) -> Gathered:
 
 
 def _extract(study: Study, runs, table, work: Path, progress: bool) -> Samples:
-    from emodecode.features.extract import extract
+    from emodecode.features.extract import check_extraction, extract
     from emodecode.prepare import brain_mask
 
     key = _extraction_key(study, runs, table)
@@ -222,6 +289,7 @@ def _extract(study: Study, runs, table, work: Path, progress: bool) -> Samples:
     if folder.is_dir():
         return Samples.open(folder)
     clean = study.features.clean.model_dump(exclude={"smoothing_mm"})
+    check_extraction(runs, table, clean=clean)
     return extract(
         runs,
         table,
@@ -287,42 +355,69 @@ def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], di
 
 
 def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
-    """Make and audit the folds from the labels alone: a leak is refused before any image is read."""
+    """Make and audit the folds from the labels alone, before any image is read."""
     from emodecode.evaluate.audit import audit_split, enforce
+    from emodecode.evaluate.score import check_inner_folds
 
     splits, _ = split_samples(study, table)
     found = audit_split(table, splits)
     enforce(found, allow_leakage=study.evaluate.allow_leakage)
+    tuning = make_tuning(study)
+    for model in study.models:
+        if make_candidate(study, model).grid:
+            check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)
 
 
 def make_candidates(study: Study, samples: Samples) -> "list[Candidate]":
     """Build the pipeline of every model of the study."""
+    return [
+        make_candidate(
+            study, model, columns=_columns(model.name, model.columns, samples.features or ())
+        )
+        for model in study.models
+    ]
+
+
+def make_candidate(
+    study: Study, model: Model, *, columns: Sequence[int] | None = None
+) -> "Candidate":
+    """Build the pipeline of a model and the grid that it is tuned on.
+
+    Raises
+    ------
+    InputError
+        An unknown kind or parameter, or a value out of range; the message names the model.
+    """
     from emodecode.evaluate.score import Candidate
     from emodecode.models.catalogue import make_grid, make_pipeline_for
 
-    candidates = []
-    for model in study.models:
+    try:
         pipeline = make_pipeline_for(
             model.kind,
             params=model.params,
             n_voxels=model.n_voxels or study.features.n_voxels,
             select_by=study.features.select_by,
             scale=study.features.scale,
-            columns=_columns(model.name, model.columns, samples),
+            columns=columns,
             seed=study.seed,
         )
         tuned = model.tune or bool(model.grid)
         grid = make_grid(model.kind, model.grid, pipeline=pipeline) if tuned else {}
-        candidates.append(Candidate(model.name, pipeline, grid))
-    return candidates
+    except InputError as error:
+        raise InputError(
+            f"models.{model.name} ({error.where})",
+            found=error.found,
+            expected=error.expected,
+            remedy=error.remedy,
+        ) from error
+    return Candidate(model.name, pipeline, grid)
 
 
-def _columns(name: str, patterns: list[str] | None, samples: Samples) -> list[int] | None:
+def _columns(name: str, patterns: list[str] | None, features: Sequence[str]) -> list[int] | None:
     if patterns is None:
         return None
     from fnmatch import fnmatchcase
 
-    features = samples.features or ()
     chosen = [
         column
         for column, feature in enumerate(features)

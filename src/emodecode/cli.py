@@ -124,26 +124,33 @@ def report(results: Path):
 def simulate(
     out: Path,
     *,
-    design: Annotated[str, Parameter(help="blocks or movie.")] = "blocks",
-    code: Annotated[str, Parameter(help="linear, interaction, mixed or null.")] = "linear",
-    subjects: Annotated[int, Parameter(help="Number of subjects.")] = 12,
-    runs: Annotated[int, Parameter(help="Runs a subject.")] = 2,
+    preset: Annotated[str | None, Parameter(help="s1 or s2: designs of the papers.")] = None,
+    design: Annotated[str | None, Parameter(help="blocks or movie.")] = None,
+    code: Annotated[str | None, Parameter(help="linear, interaction, mixed or null.")] = None,
+    subjects: Annotated[int | None, Parameter(help="Number of subjects.")] = None,
+    runs: Annotated[int | None, Parameter(help="Runs a subject.")] = None,
     seed: int = 0,
+    jobs: Annotated[int, Parameter(help="Processes on this machine.")] = 1,
+    settings: Annotated[
+        list[str] | None,
+        Parameter(name="--set", negative="", help="key=value: any choice of docs/simulator.md."),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ):
     """Simulate a BIDS data set with a planted answer, observers and all."""
     from emodecode import workflow
 
+    named = {"design": design, "code": code, "n_subjects": subjects, "n_runs": runs}
+    choices = {key: value for key, value in named.items() if value is not None}
     folder = workflow.simulate(
         out,
-        design=design,
-        code=code,
-        n_subjects=subjects,
-        n_runs=runs,
-        seed=seed,
+        preset=preset,
         overwrite=overwrite,
+        n_jobs=jobs,
         progress=not quiet,
+        seed=seed,
+        **(choices | _settings(settings)),
     )
     print(folder)
 
@@ -186,7 +193,11 @@ def main(tokens: list[str] | None = None) -> None:
 def _load(study: Path, settings: list[str] | None):
     from emodecode.study import load_study
 
-    overrides: dict[str, Any] = {}
+    return load_study(study, overrides=_settings(settings))
+
+
+def _settings(settings: list[str] | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
@@ -196,8 +207,8 @@ def _load(study: Path, settings: list[str] | None):
                 expected="a dotted key and a value, such as --set evaluate.split=shuffled",
                 remedy="Write the key, an equals sign and the value without blanks.",
             )
-        overrides[key.strip()] = _value(value)
-    return load_study(study, overrides=overrides)
+        values[key.strip()] = _value(value)
+    return values
 
 
 def _value(text: str) -> Any:

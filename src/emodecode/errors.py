@@ -21,7 +21,9 @@ class EmodecodeError(Exception):
         super().__init__(where, found, expected, remedy)
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.found}\nexpected: {self.expected}\nwhat to do: {self.remedy}"
+        parts = f"{self.where}: {self.found}", f"expected: {self.expected}"
+        lines = (*parts, f"what to do: {self.remedy}")
+        return "\n".join(" ".join(line.split()) for line in lines)
 
     def __reduce__(self):
         return _rebuild, (type(self), self.where, self.found, self.expected, self.remedy)

@@ -21,8 +21,9 @@ _CONTENTS = ".contents"
 def open_output(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a staging folder whose content moves into `folder` when the block ends well.
 
-    After an error nothing of the staging is left, and `folder` disappears again if it holds
-    nothing else. What lies in ``.resume`` stays after an interruption and goes after success.
+    After an error nothing of the staging is left, and `folder` and its parents disappear again if
+    they were made here and hold nothing else. What lies in ``.resume`` stays after an interruption
+    and goes after success; a refused input takes only what it has put there itself.
 
     Parameters
     ----------
@@ -36,33 +37,24 @@ def open_output(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     InputError
         When the folder holds files already, or cannot be written.
     """
-    existed = folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     _check(folder, overwrite)
-    staging = folder / _STAGING
+    staging, resume = folder / _STAGING, folder / RESUME_FOLDER
+    resumed = resume.exists()
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        probe = staging / ".write-test"
-        probe.write_text("x")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            str(folder),
-            found=f"cannot be written ({error.strerror})",
-            expected="a folder that you may write to, on a disk with room",
-            remedy="Choose another --out, or change its permissions.",
-        ) from error
-    try:
+        _make(staging, folder)
         yield staging
         _publish(staging, folder)
-        shutil.rmtree(folder / RESUME_FOLDER, ignore_errors=True)
+        shutil.rmtree(resume, ignore_errors=True)
     except EmodecodeError:
-        shutil.rmtree(folder / RESUME_FOLDER, ignore_errors=True)
+        if not resumed:
+            shutil.rmtree(resume, ignore_errors=True)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        if not existed and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -102,6 +94,22 @@ def _check(folder: Path, overwrite: bool) -> None:
             expected="an empty folder or a new name",
             remedy="Choose another --out, or say --overwrite.",
         )
+
+
+def _make(staging: Path, folder: Path) -> None:
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        probe = staging / ".write-test"
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            str(folder),
+            found=f"cannot be written ({error.strerror})",
+            expected="a folder that you may write to, on a disk with room",
+            remedy="Choose another --out, or change its permissions.",
+        ) from error
 
 
 def _publish(staging: Path, folder: Path) -> None:

@@ -311,11 +311,11 @@ def _given_mask(mask: str | Path | SpatialImage, grid: Grid) -> np.ndarray:
     if len(values) != 1 or not np.isfinite(values).all():
         raise InputError(
             name,
-            found=f"{len(values)} values other than 0",
+            found=f"{len(values)} values other than 0" if len(values) else "an empty mask: all 0",
             expected="zeros and one other value",
             remedy="Threshold the probabilities, or pick the regions of the atlas, first."
             if len(values)
-            else "Check how the mask was made: it is empty.",
+            else "Check how the mask was made.",
         )
     return inside
 
@@ -329,6 +329,8 @@ def _intersection(runs: Sequence[Run], grid: Grid) -> np.ndarray:
             sizes.append(seen[id(run.mask)])
             continue
         own = _own_mask(run, grid)
+        if not own.any():
+            raise _no_brain(run)
         sizes.append(int(own.sum()))
         if run.mask is not None:
             seen[id(run.mask)] = sizes[-1]
@@ -367,12 +369,24 @@ def _own_mask(run: Run, grid: Grid) -> np.ndarray:
     return _computed_mask(run)
 
 
+def _no_brain(run: Run) -> InputError:
+    computed = run.mask is None
+    return InputError(
+        f"{run.name} ({run.source})" if computed else f"{run.name}, its mask",
+        found="no brain found in its mean volume" if computed else "no voxel: all values are 0",
+        expected="a bright brain on a dark background" if computed else "a mask of the brain",
+        remedy="Set data.mask, or name the subject in data.exclude.",
+    )
+
+
 def _computed_mask(run: Run) -> np.ndarray:
     from nilearn.masking import compute_epi_mask
 
     assert run.image is not None
     total = np.zeros(run.image.shape[:3])
-    for volume in volumes(run):
+    for number, volume in enumerate(volumes(run)):
+        if not np.isfinite(volume).any():
+            _finite(volume.reshape(1, -1), run, first_volume=number)
         total += volume
     mean = nib.Nifti1Image(np.nan_to_num(total / run.n_volumes), run.image.affine)
     with warnings.catch_warnings():

@@ -72,11 +72,15 @@ def evaluate(
     from emodecode import archive, assemble
     from emodecode.evaluate.audit import audit_split, enforce
     from emodecode.evaluate.metrics import score_predictions
-    from emodecode.evaluate.score import score
+    from emodecode.evaluate.score import check_scheduler, score
     from emodecode.report.page import write_report
 
     started, rules = time.time(), study.evaluate
+    assemble.refuse_at_once(study)
     with open_output(out, overwrite=overwrite) as staging:
+        if scheduler is not None:
+            assemble.require_installed("cluster", "distributed", "dask")
+            check_scheduler(scheduler)
         resume = out / RESUME_FOLDER
         gathered = assemble.gather(study, work=resume, progress=progress)
         samples = gathered.samples
@@ -95,6 +99,14 @@ def evaluate(
             resume_folder=resume,
             progress=progress,
         )
+        audit = audit_split(
+            samples.table,
+            splits,
+            X=samples.X,
+            fitted=results.ledger(),
+            tr_s=gathered.tr_s,
+        )
+        enforce(audit, allow_leakage=rules.allow_leakage)
         scores = score_predictions(
             results.predictions,
             classes=results.classes,
@@ -123,6 +135,7 @@ def label(study: Study, out: Path, *, overwrite: bool = False) -> "Labelled":
     from emodecode.report.timeline import write_label_figure
     from emodecode.samples import TABLE_COLUMNS, write_table
 
+    assemble.require_installed("report", "matplotlib")
     with open_output(out, overwrite=overwrite) as staging:
         runs, notes = assemble.read_runs(study)
         labelled = assemble.label_runs(study, runs)

@@ -46,6 +46,14 @@ class Results:
                 remedy="Make results with emodecode.evaluate.score.score.",
             )
 
+    def ledger(self) -> list[list[dict]]:
+        """For each fold, what each fitted step of any model saw (for ``audit_split(fitted=...)``)."""
+        steps: dict[str, dict[str, dict]] = {}
+        for fold in self.folds:
+            own = steps.setdefault(fold["fold"], {})
+            own |= {repr(sorted(entry.items())): entry for entry in fold["fitted"]}
+        return [list(own.values()) for own in steps.values()]
+
     @property
     def models(self) -> list[str]:
         """Names of the models, in the order of the study."""

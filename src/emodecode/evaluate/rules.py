@@ -293,12 +293,13 @@ def time_only(design: Design, splits: list[Split]) -> ClockScore | None:
     in_run = design.run.code * (clock.max() + 1) + clock
     starts = _episode_starts(design, clock)
     found = []
-    for key, where, independent in (
-        (in_run, "in the run of that name", design.scan.code),
-        (clock, "in any run", design.run.code * len(design.label.names) + design.label.code),
+    for key, where, independent, times in (
+        (in_run, "in the run of that name", design.scan.code, 1),
+        # a coincidence between two runs is met twice: each of them is tested on the other
+        (clock, "in any run", design.run.code * len(design.label.names) + design.label.code, 2),
     ):
         compact = np.unique(key, return_inverse=True)[1]
-        score = _clock_score(design, splits, compact, known, independent, starts)
+        score = _clock_score(design, splits, compact, known, independent, starts, times)
         if score is not None:
             found.append(ClockScore(*score, where))
     return max(found, key=lambda score: score.agreement - score.expected, default=None)
@@ -311,6 +312,7 @@ def _clock_score(
     known: np.ndarray,
     independent: np.ndarray,
     starts: np.ndarray,
+    times: int,
 ) -> tuple[float, float, int] | None:
     n_classes, label = len(design.label.names), design.label.code
     agreement = expected = 0.0
@@ -332,7 +334,7 @@ def _clock_score(
         return None
     agreement, expected = agreement / n_samples, expected / n_samples
     pairs = np.stack([independent[used], starts[used]], axis=1)
-    error = np.sqrt(expected * (1 - expected) / len(np.unique(pairs, axis=0)))
+    error = np.sqrt(expected * (1 - expected) * times / len(np.unique(pairs, axis=0)))
     excess = agreement - expected
     if excess <= 3 * error or excess <= 0.1 * (1 - expected):
         return None

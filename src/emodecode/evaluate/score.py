@@ -10,6 +10,7 @@ import io
 import json
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,6 @@ from emodecode.errors import DataMissingError, InputError
 from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
 from emodecode.evaluate.splits import Split, inner_splits
 from emodecode.samples import Samples
-
 
 CONNECT_TIMEOUT_S = 10
 """How long a Dask scheduler may take to answer, seconds."""
@@ -117,6 +117,34 @@ def score(
     return _collect(samples, tasks, done, classes)
 
 
+def check_inner_folds(
+    table: pd.DataFrame, splits: Sequence[Split], *, name: str, tuning: Tuning, seed: int
+) -> None:
+    """Refuse a choice of hyper-parameters for which the smallest training set has no inner folds.
+
+    They are the inner folds that `score` makes for the model `name`; nothing is fitted.
+
+    Raises
+    ------
+    InputError
+        As `inner_splits`.
+    """
+    fold = min(range(len(splits)), key=lambda number: len(splits[number].train))
+    child, rows = _child_seed(seed, name, fold), splits[fold].train
+    inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=child)
+
+
+def check_scheduler(address: str) -> None:
+    """Refuse a Dask scheduler that does not answer.
+
+    Raises
+    ------
+    DataMissingError
+        Nobody answers there within `CONNECT_TIMEOUT_S`.
+    """
+    _connect(address).close()
+
+
 @dataclass(frozen=True)
 class _Task:
     candidate: Candidate
@@ -137,16 +165,32 @@ def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Ta
     common = f"{fingerprint}|{tuning}|{emodecode.__version__}|{sklearn.__version__}"
     tasks = []
     for candidate in candidates:
-        described = f"{candidate.name}|{candidate.pipeline!r}|{candidate.grid}"
-        label = int.from_bytes(hashlib.sha256(candidate.name.encode()).digest()[:8], "little")
+        described = f"{candidate.name}|{_describe(candidate.pipeline)}|{candidate.grid}"
         for fold, split in enumerate(splits):
-            child = int(np.random.SeedSequence([seed, label, fold]).generate_state(1)[0] >> 1)
+            child = _child_seed(seed, candidate.name, fold)
             rows = b"".join(part.tobytes() for part in (split.train, split.calibrate, split.test))
             text = f"{common}|{described}|{child}|{hashlib.sha256(rows).hexdigest()}"
             tasks.append(
                 _Task(candidate, split, fold, child, hashlib.sha256(text.encode()).hexdigest()[:32])
             )
     return tasks
+
+
+def _child_seed(seed: int, name: str, fold: int) -> int:
+    label = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return int(np.random.SeedSequence([seed, label, fold]).generate_state(1)[0] >> 1)
+
+
+def _describe(pipeline: Pipeline) -> str:
+    """Every parameter of every step; scikit-learn's own repr shortens long ones."""
+    params = pipeline.get_params(deep=True)
+    params.pop("steps", None)
+    return repr(
+        [
+            (name, type(value).__qualname__ if hasattr(value, "get_params") else value)
+            for name, value in sorted(params.items())
+        ]
+    )
 
 
 def fingerprint_samples(samples: Samples) -> str:
@@ -167,19 +211,23 @@ def _backend(scheduler: str | None, n_jobs: int, samples: Samples) -> Iterator[N
         with joblib.parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
             yield
         return
+    client = _connect(scheduler)
+    with client, joblib.parallel_config(backend="dask", client=client, scatter=[samples.X]):
+        yield
+
+
+def _connect(address: str):
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+        return Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise DataMissingError(
-            f"--scheduler {scheduler}",
+            f"--scheduler {address}",
             found=f"no Dask scheduler answers there ({type(error).__name__})",
             expected="the address of a running scheduler such as tcp://127.0.0.1:8786",
             remedy="Start one with `dask scheduler` and workers, or leave --scheduler out.",
         ) from error
-    with client, joblib.parallel_config(backend="dask", client=client, scatter=[samples.X]):
-        yield
 
 
 def _run_all(
@@ -325,14 +373,18 @@ def _inner_value(truth, probabilities, classes, metric: str) -> float:
     return recall_score(truth, predicted, labels=sorted(set(truth)), average="macro")
 
 
+_STEP_KINDS = {"select": "selection", "scale": "scaler", "classifier": "model"}
+
+
 def _ledger(pipeline: Pipeline, split: Split, inner_rows: np.ndarray) -> list[dict]:
-    """Which rows each fitted step saw: by name, not by number (``train`` or ``calibrate``)."""
-    entries = [{"step": name, "rows": "train"} for name, _ in pipeline.steps]
+    """Which rows each fitted step saw, for the audit: ``train`` or ``calibrate`` of the fold."""
+    steps = [(name, _STEP_KINDS.get(name, "model")) for name, _ in pipeline.steps]
+    entries = [{"step": name, "kind": kind, "rows": "train"} for name, kind in steps]
     if len(inner_rows):
-        entries.append({"step": "tuning", "rows": "train"})
+        entries.append({"step": "tuning", "kind": "tuning", "rows": "train"})
     if len(split.calibrate):
         entries += [
-            {"step": name, "rows": "calibrate"}
+            {"step": name, "kind": "calibration", "rows": "calibrate"}
             for name, step in pipeline.steps
             if hasattr(step, "adapt")
         ]
@@ -356,8 +408,11 @@ def _store(key: str, outcome: _Outcome, folder: Path | None) -> None:
 def _load(task: _Task, folder: Path | None) -> _Outcome | None:
     if folder is None or not (folder / f"{task.key}.npz").is_file():
         return None
-    with np.load(folder / f"{task.key}.npz", allow_pickle=False) as saved:
-        return _Outcome(saved["probabilities"], json.loads(saved["info"].tobytes()))
+    try:
+        with np.load(folder / f"{task.key}.npz", allow_pickle=False) as saved:
+            return _Outcome(saved["probabilities"], json.loads(saved["info"].tobytes()))
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None  # cut off by a full disk or a power failure: fitted anew
 
 
 def _collect(samples: Samples, tasks: list[_Task], done: dict[str, _Outcome], classes) -> Results:

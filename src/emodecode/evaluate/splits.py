@@ -226,11 +226,12 @@ def choose_splits(
     Raises
     ------
     InputError
-        An unknown split, one subject with one run, or folds that cannot be made.
+        An unknown split, one class, one subject with one run, or folds that cannot be made.
     """
-    why = ""
+    why, design = "", read_design(table)
+    _need_two_classes(design)
     if split == "auto":
-        split, why = _best_split(read_design(table))
+        split, why = _best_split(design)
     stimuli = {"groups": groups, "n_segments": n_segments, "gap_s": gap_s}
     if split == "leave_one_subject_out":
         splits = leave_one_subject_out(table)
@@ -267,6 +268,16 @@ def choose_splits(
     folds = "1 fold" if len(splits) == 1 else f"{len(splits)} folds"
     sentence = f"Split {split} ({folds}): {what}."
     return splits, split, f"{sentence} {why}".strip()
+
+
+def _need_two_classes(design: Design) -> None:
+    if len(design.label.names) < 2:
+        raise InputError(
+            "labels",
+            found=f"one class only: all {design.n} samples are {design.label.names[0]!r}",
+            expected="two classes or more to tell apart",
+            remedy="Check labels.keep, labels.merge and labels.min_count, and what was labelled.",
+        )
 
 
 def _best_split(design: Design) -> tuple[str, str]:

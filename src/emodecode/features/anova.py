@@ -1,10 +1,12 @@
 """One-way analysis of variance of every voxel, streaming over tiles of a matrix of any size."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from emodecode.errors import InputError
 
@@ -119,7 +121,7 @@ def _tile_sums(
         columns = slice(start, min(start + chunk_voxels, X.shape[1]))
         origin = np.asarray(X[first, columns], dtype=np.float64)
         sums, squares = np.zeros((n_classes, len(origin))), np.zeros(len(origin))
-        with np.errstate(invalid="ignore", over="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"), _one_thread():
             for top in range(0, n, _TILE_ROWS):
                 part = slice(top, min(top + _TILE_ROWS, n))
                 tile = X[part if rows is None else rows[part], columns]
@@ -131,6 +133,16 @@ def _tile_sums(
         if not np.isfinite(squares).all():
             raise _not_finite(X, rows, columns, squares)
         yield columns, sums, squares
+
+
+def _one_thread():
+    """Keep BLAS to one thread: tiles are so small that threads would mostly wait for each other."""
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _check_lengths(X: np.ndarray, y: np.ndarray, rows: np.ndarray | None) -> None:

@@ -58,12 +58,14 @@ def clean_run(
         The run is too short for the filter or for so many confounds, or frequencies that exclude
         each other.
     """
-    n_volumes = len(matrix)
-    nuisance = _without_constants(confounds, n_volumes, where)
-    _check_filters(n_volumes, tr_s, high_pass_hz, low_pass_hz, where)
-    drifts = _cosines(n_volumes, tr_s, high_pass_hz if low_pass_hz is None else 0)
-    _check_length(drifts, nuisance, where)
-    nuisance = drifts if nuisance is None else np.hstack([nuisance, drifts])
+    nuisance = make_nuisance(
+        len(matrix),
+        tr_s=tr_s,
+        confounds=confounds,
+        high_pass_hz=high_pass_hz,
+        low_pass_hz=low_pass_hz,
+        where=where,
+    )
     varies = ~constant_voxels(matrix)
     cleaned = np.zeros(matrix.shape, dtype=np.float32)
     columns = np.flatnonzero(varies)
@@ -80,6 +82,34 @@ def clean_run(
     if standardize == "volume" and len(columns):
         _standardize_volumes(cleaned, columns)
     return cleaned
+
+
+def make_nuisance(
+    n_volumes: int,
+    *,
+    tr_s: float,
+    confounds: pd.DataFrame | np.ndarray | None = None,
+    high_pass_hz: float = 1 / 128,
+    low_pass_hz: float | None = None,
+    where: str = "run",
+) -> np.ndarray:
+    """Put together what is regressed out of a run; whether it can be is known without the signals.
+
+    Returns
+    -------
+    ndarray of shape (n_volumes, n_nuisance), float64
+        Confounds that vary, then the cosines below `high_pass_hz` (none with `low_pass_hz`).
+
+    Raises
+    ------
+    InputError
+        As `clean_run`.
+    """
+    varying = _without_constants(confounds, n_volumes, where)
+    _check_filters(n_volumes, tr_s, high_pass_hz, low_pass_hz, where)
+    drifts = _cosines(n_volumes, tr_s, high_pass_hz if low_pass_hz is None else 0)
+    _check_length(drifts, varying, where)
+    return drifts if varying is None else np.hstack([varying, drifts])
 
 
 def constant_voxels(matrix: np.ndarray) -> np.ndarray:

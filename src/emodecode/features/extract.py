@@ -12,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from tqdm import tqdm
 
 from emodecode.errors import InputError
-from emodecode.features.clean import clean_run, constant_voxels
+from emodecode.features.clean import clean_run, constant_voxels, make_nuisance
 from emodecode.prepare import masked
 from emodecode.run import Run
 from emodecode.samples import Samples
@@ -61,8 +61,8 @@ def extract(
     Raises
     ------
     InputError
-        A row without a run or past the end of its run, two runs of one name, a run without data,
-        and what `masked` and `clean_run` refuse.
+        A row without a run or past the end of its run, two runs of one name, a run without data or
+        with nothing but constant voxels, and what `masked` and `clean_run` refuse.
     """
     table = table.reset_index(drop=True)
     jobs = _match(runs, table)
@@ -73,7 +73,7 @@ def extract(
     def fill(X: np.ndarray) -> tuple[dict[str, Any], ...]:
         for run, rows in tqdm(jobs, desc="extract", unit="run", disable=not progress):
             matrix = masked(run, mask, smoothing_mm=smoothing_mm)
-            _count(constant, run, int(constant_voxels(matrix).sum()))
+            _count(constant, run, _count_constant(run, matrix))
             _count(frozen, run, _repeated_volumes(matrix))
             if clean is not None:
                 matrix = _cleaned(run, matrix, clean)
@@ -102,6 +102,28 @@ def extract(
         del X
     X = np.load(Path(folder) / "X.npy", mmap_mode="r")
     return Samples(X=X, table=table, mask=mask, history=history)
+
+
+def check_extraction(
+    runs: Sequence[Run], table: pd.DataFrame, *, clean: dict[str, Any] | None
+) -> None:
+    """Refuse what `extract` would refuse later, as far as it shows before any voxel is read.
+
+    Raises
+    ------
+    InputError
+        Rows that fit no run, a run too short for its filter and confounds.
+    """
+    for run, _ in _match(runs, table.reset_index(drop=True)):
+        if clean is not None:
+            make_nuisance(
+                run.n_volumes,
+                tr_s=run.tr_s,
+                confounds=_confounds_of(run),
+                high_pass_hz=clean["high_pass_hz"],
+                low_pass_hz=clean["low_pass_hz"],
+                where=run.name,
+            )
 
 
 def _match(runs: Sequence[Run], table: pd.DataFrame) -> list[tuple[Run, np.ndarray]]:
@@ -150,8 +172,24 @@ def _check_volumes(run: Run, wanted: np.ndarray) -> None:
 
 
 def _cleaned(run: Run, matrix: np.ndarray, clean: dict[str, Any]) -> np.ndarray:
-    confounds = None if run.confounds is None else run.confounds.iloc[run.dummies :]
-    return clean_run(matrix, tr_s=run.tr_s, confounds=confounds, where=run.name, **clean)
+    return clean_run(matrix, tr_s=run.tr_s, confounds=_confounds_of(run), where=run.name, **clean)
+
+
+def _confounds_of(run: Run) -> pd.DataFrame | None:
+    return None if run.confounds is None else run.confounds.iloc[run.dummies :]
+
+
+def _count_constant(run: Run, matrix: np.ndarray) -> int:
+    """Voxels that never change; InputError when that is all of several volumes."""
+    n_constant = int(constant_voxels(matrix).sum())
+    if len(matrix) > 1 and n_constant == matrix.shape[1]:
+        raise InputError(
+            f"{run.name} ({run.source})" if run.source else run.name,
+            found=f"all {n_constant} voxels of the mask are constant over {len(matrix)} volumes",
+            expected="signals that change over time",
+            remedy="Check how the file was made, or name the subject in data.exclude.",
+        )
+    return n_constant
 
 
 def _count(counts: dict[str, int], run: Run, n: int) -> None:

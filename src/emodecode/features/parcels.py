@@ -156,9 +156,7 @@ def to_parcels(
             expected="voxels with a mask",
             remedy="Leave features.parcels out.",
         )
-    beside = Path(str(labels_img).removesuffix(".gz")).with_suffix(".tsv")
-    if names is None and beside.is_file():
-        names = beside
+    names = _names_beside(labels_img) if names is None else names
     parcels = Parcels(labels_img, mask_img=samples.mask, names=names).fit(samples.X)
     step = {
         "operation": "parcels",
@@ -174,6 +172,20 @@ def to_parcels(
         features=tuple(parcels.names_),
         history=(*samples.history, step),
     )
+
+
+def check_atlas(labels_img: str | os.PathLike) -> None:
+    """Refuse an atlas (or its table of names) that no run could be averaged over."""
+    atlas, where = _open(labels_img, "labels_img")
+    _labels_of(atlas, where)
+    beside = _names_beside(labels_img)
+    if beside is not None:
+        _read_names_table(beside)
+
+
+def _names_beside(labels_img: str | os.PathLike) -> Path | None:
+    beside = Path(str(labels_img).removesuffix(".gz")).with_suffix(".tsv")
+    return beside if beside.is_file() else None
 
 
 def _open(given: str | os.PathLike | SpatialImage, what: str) -> tuple[SpatialImage, str]:
@@ -284,12 +296,15 @@ def _read_names_table(path: Path) -> dict[int, str]:
             expected="a table with the columns index and name",
             remedy="Check the path.",
         )
-    table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
-    if not {"index", "name"} <= set(table.columns):
+    try:
+        table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
+        if not {"index", "name"} <= set(table.columns):
+            raise ValueError(f"the columns {', '.join(map(str, table.columns))}")
+        return dict(zip(table["index"].astype(int), table["name"].astype(str), strict=True))
+    except ValueError as error:
         raise InputError(
             str(path),
-            found=f"the columns {', '.join(map(str, table.columns))}",
-            expected="index and name (BIDS *_dseg.tsv)",
-            remedy="Rename the columns.",
-        )
-    return dict(zip(table["index"].astype(int), table["name"].astype(str), strict=True))
+            found=str(error),
+            expected="a table with the columns index (whole numbers) and name (BIDS *_dseg.tsv)",
+            remedy="Correct the table, or move it away if it has nothing to do with the atlas.",
+        ) from error

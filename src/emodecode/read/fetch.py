@@ -84,13 +84,14 @@ def fetch(
         The server cannot be reached or does not have a file.
     """
     entry = _find(name)
-    folder = _prepare(Path(folder))
     _check_address(base_url, "--url")
     _check_address(checksums_url, "--checksums-url")
+    files = _wanted(entry, subjects, runs, base_url)
+    folder = _prepare(Path(folder))
     keys_url = checksums_url or (entry.get("checksums_url") if base_url is None else None)
     recorded = _read_sums(folder / SUMS)
     paths, unverified = [], []
-    for wanted in _wanted(entry, subjects, runs, base_url):
+    for wanted in files:
         path = folder / wanted.name
         checksum = wanted.checksum or recorded.get(wanted.name)
         if checksum is None and keys_url:

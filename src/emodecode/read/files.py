@@ -5,6 +5,7 @@ ancpbids walks the tree and parses the names. Inheritance is done here: ancpbids
 (``SliceTiming`` twice as long) and fails on a sidecar that is no JSON.
 """
 
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def require_downloaded(paths: Sequence[Path], *, what: str = "files") -> None:
         str(first),
         found=f"not downloaded (git-annex pointer); {len(missing)} of {len(paths)} {what} are not",
         expected="the content of the file",
-        remedy=f"datalad get {first}\n(or name in data.subjects only those that are downloaded).",
+        remedy=f"datalad get {first} (or name in data.subjects only those that are downloaded).",
     )
 
 
@@ -184,7 +185,7 @@ def open_image(path: Path) -> SpatialImage:
     """Open an image without reading its voxels; a bad header is an InputError."""
     try:
         return nib.load(path)  # type: ignore[return-value]
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise unreadable(path, error) from error
 
 

@@ -107,7 +107,7 @@ def read_feature_tables(
     names = tuple(str(name) for part in parts for name in part.columns)
     keep = _not_excluded(table["subject"], exclude or {}, notes)
     table, X = table[keep].reset_index(drop=True), np.ascontiguousarray(X[keep])
-    notes += _remarks(X, names, table)
+    notes += _remarks(X, names, table, where=", ".join(file.path.name for file in tables))
     history = {
         "operation": "read_feature_tables",
         "files": list(files),
@@ -326,11 +326,18 @@ def _not_excluded(subjects: pd.Series, exclude: Mapping[str, str], notes: list[s
     return ~subjects.isin(list(exclude)).to_numpy()
 
 
-def _remarks(X: np.ndarray, names: Sequence[str], table: pd.DataFrame) -> list[str]:
+def _remarks(X: np.ndarray, names: Sequence[str], table: pd.DataFrame, *, where: str) -> list[str]:
     subjects = table["subject"].nunique()
     notes = [f"{len(X)} rows, {X.shape[1]} features, {subjects} subjects"]
     if len(X) > 1:
         constant = [name for name, span in zip(names, np.ptp(X, axis=0), strict=True) if span == 0]
+        if len(constant) == len(names):
+            raise InputError(
+                where,
+                found=f"all {len(names)} features are constant over {len(X)} rows",
+                expected="features that differ between samples",
+                remedy="Check data.features and data.ignore, and how the table was made.",
+            )
         if constant:
             notes.append(f"{len(constant)} features are constant: {few(constant)}")
     if subjects == 1:

@@ -136,6 +136,7 @@ def save_png(figure, path: Path, *, scale: float = 2.0) -> None:
         format="png",
         dpi=DOTS_PER_INCH * scale,
         facecolor=PAPER,
+        bbox_inches="tight",
         metadata={"Software": None},
     )
     partial.replace(path)

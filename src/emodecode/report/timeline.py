@@ -65,7 +65,18 @@ def write_label_figure(labelled: Labelled, path: Path) -> None:
         figure = new_figure(_WIDTH, 60) if drawn is None else drawn[0]
         if drawn is None:
             figure.text(0.5, 0.5, "these samples have no time axis", ha="center", va="center")
+        else:
+            _write_legend(figure, colours)
         save_png(figure, path)
+
+
+def _write_legend(figure, colours: dict[str, str]) -> None:
+    """Name the classes above the figure (the page has a legend of its own)."""
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=colour, label=shorten(name, 20)) for name, colour in colours.items()]
+    place = {"loc": "lower left", "bbox_to_anchor": (0.02, 1.0)}
+    figure.legend(handles=patches, ncols=6, handlelength=0.8, handleheight=0.8, **place)
 
 
 def _draw(samples, timeline, colours):
@@ -144,7 +155,8 @@ def _draw_classes(axes, table, names, colours, *, size: float) -> None:
         own = np.sort(table.loc[table["label"] == name, "time_s"].to_numpy(dtype=float))
         starts, widths = merge_times(own, step)
         spans = np.column_stack([starts, widths]) / 60
-        axes.broken_barh(spans, (row - 0.38, 0.76), color=colours.get(name, "#9aa5b1"), lw=0)
+        # the outline keeps moments visible that are narrower than a pixel
+        axes.broken_barh(spans, (row - 0.38, 0.76), color=colours.get(name, "#9aa5b1"), lw=0.8)
     times = table["time_s"].to_numpy(dtype=float)
     axes.set_xlim(times.min() / 60, (times.max() + step) / 60)
     axes.set_ylim(len(names) - 0.5, -0.5)
