@@ -51,6 +51,9 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
+    print(
+        "\nOf a memory map the pages that were read count as resident; the system takes them back."
+    )
 
 
 def make_data(path: Path, rows: int, voxels: int, *, offset: float, scale: float) -> None:

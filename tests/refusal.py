@@ -9,9 +9,9 @@ import pytest
 from emodecode.cli import main
 
 
-def evaluate(root: Path, *more: str) -> list[str]:
-    """Arguments that evaluate ``study.toml`` in a folder into its ``out``."""
-    return ["evaluate", str(root / "study.toml"), "--out", str(root / "out"), "--quiet", *more]
+def evaluate(root: Path, *more: str, out: str = "out") -> list[str]:
+    """Arguments that evaluate ``study.toml`` in a folder into ``out`` there."""
+    return ["evaluate", str(root / "study.toml"), "--out", str(root / out), "--quiet", *more]
 
 
 def label(root: Path) -> list[str]:

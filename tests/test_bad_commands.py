@@ -19,13 +19,13 @@ case = Cases(evaluate)
 @case("notes.txt/out", "cannot be written (Not a directory)", "Choose another --out")
 def a_file_in_the_way(root):
     (root / "notes.txt").write_text("mine")
-    return [*evaluate(root), "--out", root / "notes.txt" / "out"]
+    return evaluate(root, out="notes.txt/out")
 
 
 @case("notes.txt", "a file", "Choose another --out")
 def a_file_instead_of_a_folder(root):
     (root / "notes.txt").write_text("mine")
-    return [*evaluate(root), "--out", root / "notes.txt"]
+    return evaluate(root, out="notes.txt")
 
 
 @case("out", "holds 1 files already (notes.txt", "--overwrite")
@@ -44,7 +44,7 @@ def labels_into_a_folder_that_holds_files(root):
 @case("labels.keep", "unknown label 'anger'")
 def nothing_is_left_of_new_folders(root):
     write_study(root, {"labels": {"keep": ["anger"]}})
-    return ["evaluate", root / "study.toml", "--out", root / "a/b/c"]
+    return evaluate(root, out="a/b/c")
 
 
 @case("labels.keep", "unknown label 'anger'")
@@ -53,7 +53,7 @@ def nothing_is_lost_of_an_earlier_result(root):
     (root / "out/.resume").mkdir(parents=True)
     (root / "out/.resume/fold.npz").write_text("finished before the interruption")
     (root / "out/report.html").write_text("earlier")
-    return [*evaluate(root), "--overwrite"]
+    return evaluate(root, "--overwrite")
 
 
 # --- audit ---------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def negative_rows(root):
     return _audit(root, [{"train": [0, -1], "test": [3]}])
 
 
-@case("splits.json", "fold 1 without train and test", "docs/formats.md")
+@case("splits.json", "fold 1 without train and test", "docs/")
 def folds_without_test(root):
     return _audit(root, [{"train": [0, 1]}])
 

@@ -198,7 +198,7 @@ def mask_on_another_grid(root):
     save_mask(root, np.ones((5, 6, 6)))
 
 
-@case("mask.nii.gz", "an empty mask", "zeros and one other value")
+@case("mask.nii.gz", "it is empty", "zeros and one other value")
 def empty_mask(root):
     save_mask(root, np.zeros((6, 6, 6)))
 

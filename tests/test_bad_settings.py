@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from emodecode.evaluate import score
 from refusal import Cases, evaluate
 from small_study import RUNS, write_events, write_small, write_study
 
@@ -76,9 +77,11 @@ def unknown_kind_of_model(root):
     _model(root, kind="logistik")
 
 
-@case("models.mine", "unknown parameter 'c'", "one of C, max_iter", "Did you mean 'C'?")
+@case(
+    "models.mine", "unknown parameter 'max_iterr'", "one of C, max_iter", "Did you mean 'max_iter'"
+)
 def unknown_parameter_of_model(root):
-    _model(root, params={"c": 1.0})
+    _model(root, params={"max_iterr": 100})
 
 
 @case("models.mine", "C = -1", "a number above 0")
@@ -126,7 +129,7 @@ def _make_unreadable(root: Path) -> None:
         path.write_bytes(path.read_bytes()[:-2000])
 
 
-@case("split audit, rule T1", "test samples", "neighbour", "evaluate.allow_leakage = true")
+@case("split audit, rule T1", "24 test samples (100%)", "evaluate.allow_leakage = true")
 def shuffled_samples(root):
     write_study(root, {"evaluate": {"split": "shuffled"}})
     _make_unreadable(root)
@@ -164,7 +167,7 @@ def more_folds_than_subjects(root):
     _make_unreadable(root)
 
 
-@case("inner folds", "no division of 20 training samples of 1 subject", "inner_folds")
+@case("models.lda (inner folds)", "no division of 10 training samples", "inner_folds")
 def no_inner_folds(root):
     for subject in ("01", "02"):
         write_events(root, "2\t10\tjoy", "22\t10\tfear", subject=subject)
@@ -177,6 +180,7 @@ def no_inner_folds(root):
 
 
 @pytest.mark.parametrize(("spoil", "words"), case.entries)
-def test_refused(spoil, words, tmp_path, capsys):
+def test_refused(spoil, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(score, "CONNECT_TIMEOUT_S", 0.2)
     write_small(tmp_path)
     case.check(spoil, words, tmp_path, capsys)

@@ -226,11 +226,11 @@ def no_agreement(root):
         (root / f"raters/{observer}.csv").write_text(f"{HEADER}\n{row}\n")
 
 
-@on_film("sub-01", "1 runs named 1 for 2 segments", "labels.segments_s")
+@on_film("sub-01", "3 runs named 1, 2, 3 for 2 segments", "labels.segments_s")
 def another_number_of_segments(root):
     _film_labels(root, segments_s=[[0.0, 24.0], [24.0, 48.0]])
     text = (root / "study.toml").read_text()
-    (root / "study.toml").write_text(text.replace("subjects = [", 'task = "film"\nsubjects = ['))
+    (root / "study.toml").write_text(text.replace("    24,", "    8, 8, 8,"))
 
 
 @on_film("ratings.csv", "no rate", "labels.rate_hz")

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -365,7 +366,8 @@ def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
     tuning = make_tuning(study)
     for model in study.models:
         if make_candidate(study, model).grid:
-            check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)
+            with _naming(model):
+                check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)
 
 
 def make_candidates(study: Study, samples: Samples) -> "list[Candidate]":
@@ -391,7 +393,7 @@ def make_candidate(
     from emodecode.evaluate.score import Candidate
     from emodecode.models.catalogue import make_grid, make_pipeline_for
 
-    try:
+    with _naming(model):
         pipeline = make_pipeline_for(
             model.kind,
             params=model.params,
@@ -403,6 +405,14 @@ def make_candidate(
         )
         tuned = model.tune or bool(model.grid)
         grid = make_grid(model.kind, model.grid, pipeline=pipeline) if tuned else {}
+    return Candidate(model.name, pipeline, grid)
+
+
+@contextmanager
+def _naming(model: Model) -> Iterator[None]:
+    """Let an error say which of the study's models it is about."""
+    try:
+        yield
     except InputError as error:
         raise InputError(
             f"models.{model.name} ({error.where})",
@@ -410,7 +420,6 @@ def make_candidate(
             expected=error.expected,
             remedy=error.remedy,
         ) from error
-    return Candidate(model.name, pipeline, grid)
 
 
 def _columns(name: str, patterns: list[str] | None, features: Sequence[str]) -> list[int] | None:

@@ -69,7 +69,7 @@ def evaluate(
     evaluation = workflow.evaluate(
         _load(study, settings),
         out,
-        n_jobs=jobs,
+        n_jobs=_processes(jobs),
         scheduler=scheduler,
         overwrite=overwrite,
         progress=not quiet,
@@ -143,14 +143,21 @@ def simulate(
 
     named = {"design": design, "code": code, "n_subjects": subjects, "n_runs": runs}
     choices = {key: value for key, value in named.items() if value is not None}
+    choices |= _settings(settings)
+    for option in {"preset", "overwrite", "n_jobs", "progress"} & set(choices):
+        raise InputError(
+            f"--set {option}",
+            found="no choice of the simulation",
+            expected="a choice of docs/simulator.md",
+            remedy="It is an option of its own: see `emodecode simulate --help`.",
+        )
     folder = workflow.simulate(
         out,
         preset=preset,
         overwrite=overwrite,
-        n_jobs=jobs,
+        n_jobs=_processes(jobs),
         progress=not quiet,
-        seed=seed,
-        **(choices | _settings(settings)),
+        **({"seed": seed} | choices),
     )
     print(folder)
 
@@ -187,7 +194,33 @@ def main(tokens: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("emodecode: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"emodecode: {_of_system(error)}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_system(error: OSError) -> InputError:
+    """Say what the operating system refused: a full disk, a file that may not be read."""
+    return InputError(
+        str(error.filename or "emodecode"),
+        found=f"the system says: {error.strerror}",
+        expected="files that may be read and written, on a disk with room",
+        remedy="Mend that and give the same command again; it goes on where it stopped.",
+    )
+
+
+def _processes(jobs: int) -> int:
+    if jobs >= 1 or jobs == -1:
+        return jobs
+    raise InputError(
+        f"--jobs {jobs}",
+        found="no process that could work",
+        expected="1 or more, or -1 for as many as there are cores",
+        remedy="Correct the number.",
+    )
 
 
 def _load(study: Path, settings: list[str] | None):
@@ -225,6 +258,10 @@ def _print_audit(found) -> None:
         print(f"  found:  {finding.n_samples} test samples; worst: {finding.worst}")
         print(f"  danger: {finding.danger}")
         print(f"  remedy: {finding.remedy}")
+    if found.not_checked:
+        print("\nnot checked:")
+    for question in found.not_checked:
+        print(f"  {question}")
 
 
 def _print_evaluation(evaluation) -> None:

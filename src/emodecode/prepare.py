@@ -285,7 +285,7 @@ def _given_mask(mask: str | Path | SpatialImage, grid: Grid) -> np.ndarray:
     if isinstance(mask, (str, Path)):
         path = Path(mask)
         name = str(path)
-        if not path.exists() and not path.is_symlink():
+        if not path.is_file() and not path.is_symlink():
             raise DataMissingError(
                 name, found="no such file", expected="a mask", remedy="Check data.mask."
             )
@@ -311,7 +311,9 @@ def _given_mask(mask: str | Path | SpatialImage, grid: Grid) -> np.ndarray:
     if len(values) != 1 or not np.isfinite(values).all():
         raise InputError(
             name,
-            found=f"{len(values)} values other than 0" if len(values) else "an empty mask: all 0",
+            found=f"{len(values)} values other than 0"
+            if len(values)
+            else "it is empty: all values are 0",
             expected="zeros and one other value",
             remedy="Threshold the probabilities, or pick the regions of the atlas, first."
             if len(values)

@@ -103,6 +103,13 @@ class Run:
                 expected="a 4-D image (x, y, z, volumes)",
                 remedy="Pass the whole run; a single volume cannot be cleaned or labelled.",
             )
+        if self.n_volumes_in_file < 1:
+            raise InputError(
+                self.name,
+                found=f"no volumes ({self.source or 'no file'})",
+                expected="at least one volume",
+                remedy="Check the file: its header may be damaged.",
+            )
         if not 0 <= self.dummies < self.n_volumes_in_file:
             raise InputError(
                 self.name,

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -186,18 +188,35 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     partial.replace(path)
 
 
+def parse_table(path: str | os.PathLike, *, sep: str = "\t", **options: Any) -> pd.DataFrame:
+    """Let pandas read a table whose rows must not be longer than its header.
+
+    Left to itself pandas takes the first column for row names where all rows are one cell too
+    long, so that every value moves to the column on its left.
+
+    Raises
+    ------
+    ValueError
+        No such table, or none in UTF-8.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(path, sep=sep, encoding="utf-8-sig", index_col=False, **options)
+        except pd.errors.ParserWarning as warning:
+            raise ValueError("the rows have more cells than the header") from warning
+
+
 def read_table(path: str | os.PathLike) -> pd.DataFrame:
     """Read a TSV of samples or predictions: text columns as str, ``n/a`` kept as text in them."""
-    columns = pd.read_csv(path, sep="\t", nrows=0).columns
+    columns = parse_table(path, nrows=0).columns
     text = {name: str for name in columns if name in (*TEXT_COLUMNS, "model", "fold", "predicted")}
-    table = pd.read_csv(
+    return parse_table(
         path,
-        sep="\t",
         dtype=text,
         keep_default_na=False,
         na_values={name: ["n/a", ""] for name in columns if name not in text},
     )
-    return table
 
 
 def read_sample_table(path: str | os.PathLike) -> pd.DataFrame:
@@ -227,6 +246,11 @@ def read_sample_table(path: str | os.PathLike) -> pd.DataFrame:
         raise _no_table(path, f"no column {' and '.join(missing)}")
     if table.empty:
         raise _no_table(path, "no rows")
+    for name in ("volume", "onset_s", "stimulus_time_s"):
+        if name in table and table[name].dtype.kind not in "iuf":
+            wrong = pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()
+            first = table[name][wrong].iloc[0] if wrong.any() else table[name].iloc[0]
+            raise _no_table(path, f"{name} = {first!r}, which is no number")
     absent = [name for name in TABLE_COLUMNS if name not in table]
     table = table.assign(**{name: "n/a" if name in TEXT_COLUMNS else np.nan for name in absent})
     if "volume" in absent:

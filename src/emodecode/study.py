@@ -422,7 +422,7 @@ def _study_error(where: str, error: ValidationError) -> InputError:
     message = first["msg"].removeprefix("Value error, ")
     found = f"{key or 'the study'} = {_short(first.get('input'))}"
     if first["type"] == "missing":
-        found = f"no key {key!r}"
+        found, message = f"no key {key!r}", "that key: it has no default"
     return InputError(
         where, found=found, expected=message, remedy=f"Correct {key or 'the study'} there."
     )

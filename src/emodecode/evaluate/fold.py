@@ -110,7 +110,8 @@ def check_rows(splits: Sequence[Split], n_samples: int, where: str) -> None:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int for value in values)
+    whole = isinstance(values, list) and all(type(value) is int for value in values)
+    return whole and all(abs(value) < 2**63 for value in values)
 
 
 _FORMAT = 'a list of {"train": [rows], "calibrate": [rows], "test": [rows]}'

@@ -30,6 +30,7 @@ import emodecode
 from emodecode.errors import DataMissingError, InputError
 from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
 from emodecode.evaluate.splits import Split, inner_splits
+from emodecode.models.catalogue import fit_points
 from emodecode.samples import Samples
 
 CONNECT_TIMEOUT_S = 10
@@ -288,10 +289,14 @@ def fit_fold(
     seed: int = 0,
 ) -> Pipeline:
     """Clone the pipeline, seed it and fit it on `rows`; subject-aware steps get the subjects."""
-    fitted = clone(pipeline).set_params(**(params or {}))
-    seeds = {name: seed for name in fitted.get_params() if name.split("__")[-1] == "random_state"}
-    fitted.set_params(**seeds)
-    return fitted.fit(X[rows], y[rows], **_subjects(fitted, "fit", table, rows))
+    fitted = _seeded(pipeline, seed).set_params(**(params or {}))
+    with sklearn.config_context(enable_metadata_routing=True):
+        return fitted.fit(X[rows], y[rows], **_subjects(fitted, "fit", table, rows))
+
+
+def _seeded(pipeline: Pipeline, seed: int) -> Pipeline:
+    names = [name for name in pipeline.get_params() if name.split("__")[-1] == "random_state"]
+    return clone(pipeline).set_params(**dict.fromkeys(names, seed))
 
 
 def predict_rows(
@@ -304,7 +309,8 @@ def predict_rows(
     where: str = "decoder",
 ) -> np.ndarray:
     """Return class probabilities ``(n_rows, n_classes)`` in the order of `classes`."""
-    given = fitted.predict_proba(X[rows], **_subjects(fitted, "predict_proba", table, rows))
+    with sklearn.config_context(enable_metadata_routing=True):
+        given = fitted.predict_proba(X[rows], **_subjects(fitted, "predict_proba", table, rows))
     if not np.isfinite(given).all():
         raise InputError(
             where,
@@ -318,8 +324,6 @@ def predict_rows(
 
 
 def _subjects(pipeline: Pipeline, method: str, table: pd.DataFrame, rows: np.ndarray) -> dict:
-    if not sklearn.get_config()["enable_metadata_routing"]:
-        return {}
     if not pipeline.get_metadata_routing().consumes(method, ["subjects"]):
         return {}
     return {"subjects": table["subject"].to_numpy(dtype=str)[rows]}
@@ -351,19 +355,22 @@ def _choose(X, y, table, task: _Task, tuning: Tuning) -> tuple[dict[str, Any], n
         return {}, np.empty(0, dtype=np.int64)
     rows = task.split.train
     inner = inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=task.seed)
-    best, best_value = {}, -np.inf
-    for params in ParameterGrid(task.candidate.grid):
-        values = []
-        for split in inner:
-            fitted = fit_fold(
-                task.candidate.pipeline, X, y, table, split.train, params=params, seed=task.seed
-            )
-            classes = tuple(sorted(set(y[rows])))
-            given = predict_rows(fitted, X, table, split.test, classes=classes)
-            values.append(_inner_value(y[split.test], given, classes, tuning.metric))
-        if np.mean(values) > best_value:
-            best, best_value = params, float(np.mean(values))
-    return best, rows
+    points = list(ParameterGrid(task.candidate.grid))
+    classes = tuple(sorted(set(y[rows])))
+    values = np.empty((len(inner), len(points)))
+    for number, split in enumerate(inner):
+        fitted = _fit_points(task, points, X, y, table, split.train)
+        for k, each in enumerate(fitted):
+            given = predict_rows(each, X, table, split.test, classes=classes)
+            values[number, k] = _inner_value(y[split.test], given, classes, tuning.metric)
+    return points[int(values.mean(axis=0).argmax())], rows
+
+
+def _fit_points(task: _Task, points, X, y, table, rows) -> list[Pipeline]:
+    """Fit the pipeline at each point of the grid, what they share only once."""
+    pipeline = _seeded(task.candidate.pipeline, task.seed)
+    subjects = table["subject"].to_numpy(dtype=str)[rows]
+    return fit_points(pipeline, points, X[rows], y[rows], subjects=subjects)
 
 
 def _inner_value(truth, probabilities, classes, metric: str) -> float:

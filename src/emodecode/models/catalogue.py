@@ -346,7 +346,7 @@ def _split_steps(pipeline: Pipeline) -> tuple[list, BaseEstimator]:
 
 def _fit_front(front: list, X: np.ndarray, y: np.ndarray, subjects) -> np.ndarray:
     for _, step in front:
-        wants = isinstance(step, TopVoxels) and step.by == "subject"
+        wants = step.get_metadata_routing().consumes("fit", ["subjects"])
         X = step.fit_transform(X, y, subjects=subjects) if wants else step.fit_transform(X, y)
     return X
 

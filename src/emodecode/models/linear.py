@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -14,6 +15,8 @@ from emodecode.models.gram import GramCoordinates
 from emodecode.models.lda import ShrunkLda
 
 _ROWS = 256
+_HESSIAN = 1024
+"""Largest number of weights for which Newton's method forms their Hessian."""
 
 
 class LinearByGram(ClassifierMixin, BaseEstimator):
@@ -50,7 +53,7 @@ class LinearByGram(ClassifierMixin, BaseEstimator):
         """Fit with coordinates that were made from the same `X` before (:func:`coordinates_of`)."""
         check_classes(y)
         values, back, mean, self.route_ = coordinates
-        classifier = clone(self.classifier)
+        classifier = _with_solver(clone(self.classifier), values, y)
         if isinstance(classifier, ShrunkLda):
             classifier.fit(values, y, n_voxels=X.shape[1])
         else:
@@ -83,6 +86,19 @@ class LinearByGram(ClassifierMixin, BaseEstimator):
         only order the samples: they are not calibrated.
         """
         return as_probabilities(self.decision_function(X))
+
+
+def _with_solver(classifier: BaseEstimator, values: np.ndarray, y: np.ndarray) -> BaseEstimator:
+    """Take Newton's method for logistic regression where its Hessian is small.
+
+    On 13,000 samples x 481 voxels it needs .7 s at any penalty, L-BFGS 1 to 40 s.
+    """
+    if not isinstance(classifier, LogisticRegression):
+        return classifier
+    n_classes = len(np.unique(y))
+    n_weights = values.shape[1] * (1 if n_classes == 2 else n_classes)
+    small = n_weights <= _HESSIAN and n_weights <= len(values)
+    return classifier.set_params(solver="newton-cholesky" if small else "lbfgs")
 
 
 Coordinates = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], np.ndarray, str]

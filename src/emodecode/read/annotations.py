@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from emodecode.errors import DataMissingError, InputError
+from emodecode.samples import parse_table
 
 ANNOTATION_COLUMNS = (
     "observer",
@@ -187,8 +188,8 @@ def _read_rows(file: Path) -> pd.DataFrame:
         )
     separator = "\t" if file.suffix.lower() == ".tsv" else ","
     try:
-        rows = pd.read_csv(file, sep=separator, na_values=["n/a", "N/A"], encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        rows = parse_table(file, sep=separator, na_values=["n/a", "N/A"])
+    except ValueError as error:
         raise InputError(
             str(file),
             found=f"not readable ({str(error).strip()})",

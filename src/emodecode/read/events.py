@@ -11,6 +11,7 @@ import pandas as pd
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.run import Run
+from emodecode.samples import parse_table
 
 MISSING = ("n/a", "")
 
@@ -153,8 +154,8 @@ def _read_bids(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise _no_file(path, "an events.tsv")
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = parse_table(path, dtype=str, keep_default_na=False)
+    except ValueError as error:
         raise InputError(
             str(path),
             found=f"no table ({str(error).strip()})",

@@ -7,13 +7,15 @@ ancpbids walks the tree and parses the names. Inheritance is done here: ancpbids
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from emodecode.errors import DataMissingError, InputError
@@ -184,9 +186,20 @@ def require_file(path: Path) -> None:
 def open_image(path: Path) -> SpatialImage:
     """Open an image without reading its voxels; a bad header is an InputError."""
     try:
-        return nib.load(path)  # type: ignore[return-value]
+        with _quiet_nibabel():
+            return nib.load(path)  # type: ignore[return-value]
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise unreadable(path, error) from error
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Keep what nibabel logs about a header off stderr: the error says it, or it is harmless."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def unreadable(path: Path | str, error: Exception | str) -> InputError:

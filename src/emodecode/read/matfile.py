@@ -33,9 +33,30 @@ def _load(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 def _load_v5(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     from scipy.io import loadmat, whosmat
 
-    _require_keys(path, names, [name for name, _, _ in whosmat(path, appendmat=False)])
+    there = [name for name, _, _ in whosmat(path, appendmat=False)]
+    if not set(names) <= set(there) and _is_cut_off(path):
+        raise ValueError("it ends in the middle of a variable")
+    _require_keys(path, names, there)
     content = loadmat(path, variable_names=list(names), appendmat=False)
     return [_require_array(path, name, content[name]) for name in names]
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether the last element of a v5 file is longer than the rest of the file.
+
+    SciPy takes the end of such a file for the end of the list of variables.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(128)
+        order = {b"IM": "little", b"MI": "big"}.get(header[126:128])
+        if order is None:  # version 4 has no such header
+            return False
+        end = 128
+        while end < size:
+            file.seek(end + 4)
+            end += 8 + int.from_bytes(file.read(4), order)  # type: ignore[arg-type]
+    return end != size
 
 
 def _load_v73(path: Path, names: Sequence[str]) -> list[np.ndarray]:

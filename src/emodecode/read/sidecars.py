@@ -13,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.read.files import BidsFile, Tree, require_downloaded
+from emodecode.samples import parse_table
 
 TR_SHARE = 0.01
 TR_STEP_S = 0.005
@@ -183,12 +184,18 @@ def read_confounds(
         No such column, a value that is no number, or one missing after the first row.
     """
     path = _confounds_path(image, trees, where)
-    with path.open(encoding="utf-8-sig") as lines:
-        header = lines.readline().rstrip("\r\n").split("\t")
-    columns = _matching(header, names, path)
-    table = pd.read_csv(path, sep="\t", usecols=columns, na_values=["n/a"])[columns]
     try:
-        table = table.astype(float)
+        table = parse_table(path, na_values=["n/a"])
+    except ValueError as error:
+        raise InputError(
+            str(path),
+            found=f"no table ({str(error).strip()})",
+            expected="tab-separated text with a header line",
+            remedy="Download or copy the file again.",
+        ) from error
+    columns = _matching([str(name) for name in table], names, path)
+    try:
+        table = table[columns].astype(float)
     except ValueError as error:
         raise InputError(
             str(path),
@@ -251,8 +258,8 @@ def read_groups(root: Path) -> tuple[dict[str, str], list[str]]:
     if not path.is_file():
         return {}, []
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = parse_table(path, dtype=str, keep_default_na=False)
+    except ValueError as error:
         return {}, [f"participants.tsv is not readable ({str(error).strip()}): no groups"]
     columns = {str(name).strip().lower(): name for name in table.columns}
     named = [columns[name] for name in GROUP_COLUMNS if name in columns]

@@ -2,7 +2,6 @@
 
 import gzip
 import re
-import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emodecode.errors import DataMissingError, InputError
+from emodecode.samples import parse_table
 
 _SEPARATORS = {".tsv": "\t", ".csv": ","}
 _UNNAMED = "(unnamed) "
@@ -100,10 +100,8 @@ def plain(name: str) -> str:
 def _parse(path: Path, **options) -> pd.DataFrame:
     """Let pandas read; whatever it finds wrong becomes an InputError with its line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, encoding="utf-8-sig", index_col=False, **options)
-    except (ValueError, EOFError, OSError, pd.errors.ParserWarning) as error:
+        return parse_table(path, **options)
+    except (ValueError, EOFError, OSError) as error:
         raise _broken(path, f"it cannot be read ({error})") from error
 
 
@@ -117,17 +115,17 @@ def _broken(path: Path, found: str) -> InputError:
 
 
 def _body(table: TableFile, names: Sequence[str], **options) -> pd.DataFrame:
-    positions = [table.names.index(name) for name in names]
-    return _parse(
+    # All columns are read: with `usecols` pandas cuts rows that are too long without a word.
+    body = _parse(
         table.path,
         sep=table.separator,
         header=None,
         names=list(table.names),
         skiprows=1 if table.has_header else 0,
-        usecols=positions,
         low_memory=False,
         **options,
     )
+    return body[list(names)]
 
 
 def read_text(table: TableFile, names: Sequence[str]) -> pd.DataFrame:
@@ -152,6 +150,8 @@ def read_numbers(table: TableFile, names: Sequence[str], *, notes: list[str]) ->
             remedy="Correct data.features or data.ignore.",
         )
     frame = _body(table, names, skipinitialspace=True)
+    if frame.empty:
+        raise _broken(table.path, "it has no rows below its header")
     text = [str(name) for name in frame if frame[name].dtype.kind not in "fiu"]
     if text:
         example = frame[text[0]].iloc[0]
