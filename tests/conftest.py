@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# one thread for each of the parallel test processes; must be set before numpy is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 
 

@@ -93,6 +93,20 @@ def table_without_subject(root):
     return _audit(root, [{"train": [0], "test": [1]}], without="subject")
 
 
+@case("samples.tsv", "onset_s = 'soon'", "no number")
+def table_with_a_time_in_words(root):
+    arguments = _audit(root, [{"train": [0], "test": [1]}])
+    lines = (root / "samples.tsv").read_text().splitlines()
+    lines[1] = lines[1].replace("\t0.0\t", "\tsoon\t")
+    (root / "samples.tsv").write_text("\n".join(lines))
+    return arguments
+
+
+@case("splits.json: fold fold-1", "something else than lists of numbers")
+def rows_beyond_all_bounds(root):
+    return _audit(root, [{"train": [0], "test": [10**30]}])
+
+
 @case("none.tsv", "no such file", "sample table")
 def no_table(root):
     return ["audit", "--table", root / "none.tsv", "--splits", root / "none.json"]
@@ -144,6 +158,11 @@ def report_of_truncated_predictions(root):
 @case("simulation: design", "design = 'rest'", "blocks, movie")
 def unknown_design(root):
     return ["simulate", root / "new", "--design", "rest", "--quiet"]
+
+
+@case("--set preset", "docs/simulator.md", "emodecode simulate --help")
+def option_as_a_choice(root):
+    return ["simulate", root / "new", "--set", "preset=s1"]
 
 
 @case("simulation: code", "code = 'quadratic'", "linear")

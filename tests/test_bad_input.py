@@ -1,5 +1,6 @@
 """Bad scans, masks, events and confounds, given to the real command line."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def more_dummies_than_volumes(root):
 
 @case("sub-01 task-faces run-1", "24 volumes (48 s)", "high_pass_hz", "64 s")
 def run_too_short_for_the_filter(root):
+    image_path(root, "01").write_bytes(image_path(root, "01").read_bytes()[:-2000])  # not read
     write_study(root, {"features": {"clean": {"high_pass_hz": 1 / 128}}})
 
 
@@ -95,6 +97,18 @@ def all_voxels_constant(root):
 @case("sub-02_task-faces_run-1_bold.nii.gz", "shape (6, 6, 6)", "4-D image")
 def a_single_volume(root):
     save_image(root, load_image(root)[..., 0])
+
+
+@case("sub-02 task-faces run-1", "no volumes", "at least one volume")
+def no_volumes(root):
+    save_image(root, load_image(root)[..., :0])
+
+
+@case("sub-02_task-faces_run-1_bold.nii.gz", "data code 999")
+def damaged_header(root):
+    image = gzip.decompress(image_path(root).read_bytes())
+    code = (999).to_bytes(2, "little")
+    image_path(root).write_bytes(gzip.compress(image[:70] + code + image[72:]))
 
 
 @case("sub-02 task-faces run-1", "6 x 6 x 5 voxels", "grid of the others: 6 x 6 x 6")
@@ -210,6 +224,11 @@ def atlas_as_mask(root):
     save_mask(root, labels)
 
 
+@case("bids/sub-01", "no such file", "data.mask")
+def folder_as_mask(root):
+    write_study(root, {"data": {"mask": "sub-01"}})
+
+
 @case("none.nii.gz", "no such file", "data.mask")
 def no_mask_file(root):
     write_study(root, {"data": {"mask": "none.nii.gz"}})
@@ -256,6 +275,11 @@ def onset_in_words(root):
 @case("sub-02_task-faces_run-1_events.tsv", "no column duration", "seconds")
 def events_without_duration(root):
     write_tsv(events_path(root), "onset trial_type", "2 joy")
+
+
+@case("sub-02_task-faces_run-1_events.tsv", "rows have more cells than the header")
+def events_shifted_by_a_column(root):
+    events_path(root).write_text("onset\tduration\trate\n2\t10\t0.5\tjoy\n20\t10\t0.1\tfear\n")
 
 
 @case("sub-02_task-faces_run-1_events.tsv", "no table", "header")
@@ -332,6 +356,15 @@ def wrong_number_of_confounds(root):
 def confounds_in_words(root):
     _write_confounds(root, 24, "high")
     write_study(root, {"data": {"confounds": ["trans_y"]}})
+
+
+@case("sub-02_task-faces_run-1_desc-confounds_timeseries.tsv", "no table", "saw 3")
+def confounds_with_a_cell_too_many(root):
+    _write_confounds(root, 24)
+    name = f"{stem('02', '1')}_desc-confounds_timeseries.tsv"
+    with (func(root / "bids", "02") / name).open("a") as file:
+        file.write("1\t2\t3\n")
+    write_study(root, {"data": {"confounds": ["trans_x"]}})
 
 
 @case("sub-01 task-faces run-1", "no desc-confounds_timeseries.tsv", "data.derivatives")

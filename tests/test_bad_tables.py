@@ -151,6 +151,11 @@ def parcels_of_a_table(root):
     _rows(root, features={"parcels": "atlas.nii.gz"})
 
 
+@on_table("rows.csv", "no rows below its header")
+def table_without_rows(root):
+    (root / "rows.csv").write_text("subject,emotion,x\n")
+
+
 @on_table("rows.csv", "cannot be read", "rows of equal length")
 def ragged_table(root):
     (root / "rows.csv").write_text("subject,emotion,x\na,fear,1\na,joy,2,3,4\n")

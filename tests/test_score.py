@@ -16,6 +16,7 @@ from emodecode.errors import DataMissingError
 from emodecode.evaluate import score as score_module
 from emodecode.evaluate.score import Candidate, Tuning, fingerprint_samples, score
 from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
+from emodecode.features.select import TakeColumns
 from emodecode.samples import Samples
 
 
@@ -122,6 +123,27 @@ def test_interrupted_run_goes_on_without_fitting_again(tmp_path, monkeypatch):
     monkeypatch.setattr(score_module, "fit_fold", fit_fold)
     straight = score(samples, splits, candidates, progress=False)
     pd.testing.assert_frame_equal(resumed.predictions, straight.predictions)
+
+
+def test_long_parameters_count_when_folds_are_looked_for(tmp_path):
+    """scikit-learn's repr of a pipeline shortens a long list of columns."""
+    samples, (wide, narrow) = make_samples(), (tuple(range(12)) * 8, tuple(range(12)) * 7)
+    splits = leave_one_subject_out(samples.table)
+    for columns in (wide, narrow):
+        steps = [("columns", TakeColumns(columns)), ("classifier", LogisticRegression())]
+        candidates = [Candidate("a", Pipeline(steps))]
+        score(samples, splits, candidates, resume_folder=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*.npz"))) == 2 * len(splits)
+
+
+def test_fold_that_was_cut_off_is_fitted_anew(tmp_path):
+    samples = make_samples()
+    splits, candidates = leave_one_subject_out(samples.table), [Candidate("a", logistic())]
+    first = score(samples, splits, candidates, resume_folder=tmp_path, progress=False)
+    torn = sorted(tmp_path.glob("*.npz"))[1]
+    torn.write_bytes(torn.read_bytes()[:100])
+    again = score(samples, splits, candidates, resume_folder=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(again.predictions, first.predictions)
 
 
 def test_other_data_or_models_are_not_taken_from_the_resume_folder(tmp_path):

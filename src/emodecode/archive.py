@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import re
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -107,6 +108,8 @@ def write_maps(
     (folder / "maps").mkdir()
     y = samples.y
     rows = np.arange(samples.n_samples)
+    models = _entities([model.name for model in study.models])
+    labels = _entities(samples.classes)
     written = []
     for model, candidate in zip(study.models, candidates, strict=True):
         if not KINDS[model.kind].is_linear:
@@ -114,7 +117,7 @@ def write_maps(
         fitted = fit_fold(candidate.pipeline, samples.X, y, samples.table, rows, seed=study.seed)
         for found in linear_maps(samples, fitted):
             for kind, values in (("weights", found.weights), ("pattern", found.pattern)):
-                name = f"model-{_entity(model.name)}_label-{_entity(found.label)}_{kind}.nii.gz"
+                name = f"model-{models[model.name]}_label-{labels[found.label]}_{kind}.nii.gz"
                 nib.save(samples.to_image(values), folder / "maps" / name)
                 written.append(
                     {
@@ -128,8 +131,17 @@ def write_maps(
     return written
 
 
-def _entity(name: str) -> str:
-    return "".join(character for character in name if character.isalnum())
+def _entities(names: Sequence[str]) -> dict[str, str]:
+    """Letters and digits that stand for each name in the names of files, no two alike."""
+    entities: dict[str, str] = {}
+    for name in names:
+        signed = re.sub(r"^-(?=\d)", "minus", name)
+        plain = "".join(character for character in signed if character.isalnum()) or "unnamed"
+        more = 1
+        while (entity := plain if more == 1 else f"{plain}x{more}") in entities.values():
+            more += 1
+        entities[name] = entity
+    return entities
 
 
 def describe(
@@ -204,14 +216,14 @@ def label_rule(study: Study) -> str:
         return f"Volumes took the {rules.column} of the event that was on, {lag}."
     if rules.source == "annotations":
         return (
-            f"Volumes took the {rules.variable} that at least {rules.agreement:.0%} of the observers "
-            f"had annotated at that moment of the stimulus, {lag}."
+            f"Volumes took the {rules.variable} that at least {rules.agreement:.0%} of the "
+            f"observers had annotated at that moment of the stimulus, {lag}."
         )
     if rules.source == "ratings":
         low, high = rules.names
         return (
-            f"Volumes took {low} for a {rules.variable} rating below {rules.low:g} and {high} above "
-            f"{rules.high:g}, {lag}."
+            f"Volumes took {low} for a {rules.variable} rating below {rules.low:g} and {high} "
+            f"above {rules.high:g}, {lag}."
         )
     return "Labels came with the data."
 

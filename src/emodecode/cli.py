@@ -15,6 +15,7 @@ app = App(
     name="emodecode",
     version=__version__,
     help="Decode emotional states from fMRI and prove what the decoding is worth.",
+    suppress_keyboard_interrupt=False,  # main says that the work goes on
 )
 
 Out = Annotated[Path, Parameter(name="--out", help="Folder for the results.")]

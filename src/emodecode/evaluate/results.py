@@ -47,7 +47,7 @@ class Results:
             )
 
     def ledger(self) -> list[list[dict]]:
-        """For each fold, what each fitted step of any model saw (for ``audit_split(fitted=...)``)."""
+        """List for each fold what the fitted steps saw, for ``audit_split(fitted=...)``."""
         steps: dict[str, dict[str, dict]] = {}
         for fold in self.folds:
             own = steps.setdefault(fold["fold"], {})

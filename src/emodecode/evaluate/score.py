@@ -416,7 +416,10 @@ def _load(task: _Task, folder: Path | None) -> _Outcome | None:
     if folder is None or not (folder / f"{task.key}.npz").is_file():
         return None
     try:
-        with np.load(folder / f"{task.key}.npz", allow_pickle=False) as saved:
+        with (
+            (folder / f"{task.key}.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as saved,
+        ):
             return _Outcome(saved["probabilities"], json.loads(saved["info"].tobytes()))
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # cut off by a full disk or a power failure: fitted anew

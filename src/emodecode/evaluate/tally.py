@@ -163,9 +163,17 @@ def summarise(values: np.ndarray, *, largest: float = 1.0) -> dict[str, Any]:
     mean = float(known.mean())
     if n == 1:
         return {"value": mean, "low": None, "high": None, "n_subjects": 1}
-    half = float(student_t.ppf(0.975, n - 1) * known.std(ddof=1) / np.sqrt(n))
+    half = float(interval_half(known))  # type: ignore[arg-type]
     low, high = max(0.0, mean - half), min(float(largest), mean + half)
     return {"value": mean, "low": low, "high": high, "n_subjects": n}
+
+
+def interval_half(values: np.ndarray) -> np.ndarray | None:
+    """Half of the 95 % t interval of the mean over subjects, the first axis; None for one."""
+    n = len(values)
+    if n < 2:
+        return None
+    return student_t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
 
 
 def _by_fold(tally: Tally, values: np.ndarray) -> np.ndarray:

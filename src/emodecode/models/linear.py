@@ -97,8 +97,7 @@ def _with_solver(classifier: BaseEstimator, values: np.ndarray, y: np.ndarray) -
         return classifier
     n_classes = len(np.unique(y))
     n_weights = values.shape[1] * (1 if n_classes == 2 else n_classes)
-    small = n_weights <= _HESSIAN and n_weights <= len(values)
-    return classifier.set_params(solver="newton-cholesky" if small else "lbfgs")
+    return classifier.set_params(solver="newton-cholesky" if n_weights <= _HESSIAN else "lbfgs")
 
 
 Coordinates = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], np.ndarray, str]
