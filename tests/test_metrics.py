@@ -259,6 +259,32 @@ def test_roc_curves_agree_with_scikit_learn():
     json.dumps(found, allow_nan=False)
 
 
+def test_curves_rank_within_folds_so_that_a_decoder_of_nothing_lies_on_the_diagonal():
+    predictions = predict(unequal(), models=("one",)).copy()
+    parity = (predictions["volume"] % 2 == 0).to_numpy()
+    predictions["fold"] = np.where(parity, "even", "odd")
+    constant = {
+        name: np.where(parity, a, b)
+        for name, a, b in zip(CLASSES, (0.5, 0.2, 0.3), (0.2, 0.5, 0.3), strict=True)
+    }
+    for name in CLASSES:
+        predictions[f"p_{name}"] = constant[name]
+    found = roc_curves(predictions, CLASSES)["one"]["subjects"]
+    for name in CLASSES:
+        np.testing.assert_allclose(found["per_class"][name]["tpr"], GRID, atol=1e-12)
+        assert found["per_class"][name]["auc"] == pytest.approx(0.5)
+
+
+def test_area_over_several_folds_is_the_auc_of_the_scores():
+    predictions = predict(unequal(), models=("one",)).copy()
+    predictions["fold"] = np.where(predictions["volume"] % 3 == 0, "a", "b")
+    found = roc_curves(predictions, CLASSES)["one"]["subjects"]
+    scores = score(predictions)["models"]["one"]
+    for name in CLASSES:
+        expected = scores["per_class"][name]["auc"]["value"]
+        assert found["per_class"][name]["auc"] == pytest.approx(expected)
+
+
 def test_a_class_nobody_has_gets_no_curve():
     predictions = predict(blocks(n_classes=2), classes=CLASSES)
     found = roc_curves(predictions, CLASSES)["one"]

@@ -47,7 +47,7 @@ def open_output(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _publish(staging, folder)
         shutil.rmtree(resume, ignore_errors=True)
     except EmodecodeError:
-        if not resumed:
+        if not resumed and not any(resume.glob("*.npz")):  # finished folds are kept
             shutil.rmtree(resume, ignore_errors=True)
         raise
     finally:

@@ -48,7 +48,9 @@ class Exchange:
             "run": "labels of whole runs exchanged within subjects",
             "subject": "labels of whole subjects exchanged",
         }
-        used = [f"{text} ({kinds.count(kind)})" for kind, text in names.items() if kind in kinds]
+        used = [
+            f"{text} ({_sets(kinds.count(kind))})" for kind, text in names.items() if kind in kinds
+        ]
         return "; ".join(used) or "nothing could be exchanged"
 
     @property
@@ -62,6 +64,10 @@ class Exchange:
                 counts = np.bincount(self.label[pool.slots])
                 total += gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()
         return float(total)
+
+
+def _sets(n: int) -> str:
+    return "1 set of labels" if n == 1 else f"{n} sets of labels"
 
 
 def make_exchange(

@@ -30,10 +30,10 @@ def roc_curves(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, A
         For each model ``subjects`` (mean over the subjects for whom the curve exists; within a
         subject the mean over the folds, weighted by their pairs of samples, so that the area is
         the AUC of `emodecode.evaluate.metrics`) and ``pooled`` (all predictions together, which
-        compares probabilities of different models); each with ``per_class``, ``micro`` (every class's
-        decision of every sample) and ``macro`` (mean of the classes). A curve is ``tpr`` at the
-        false positive rates of `GRID` and ``auc``; those over subjects add ``low`` and ``high`` of
-        ``tpr`` (95 % t interval) and ``n_subjects``. None where no curve exists.
+        compares probabilities of different models). Each has ``per_class``, ``micro`` (every
+        class's decision of every sample) and ``macro`` (mean of the classes). A curve is ``tpr``
+        at the false positive rates of `GRID` and ``auc``; those over subjects add ``low`` and
+        ``high`` of ``tpr`` (95 % t interval) and ``n_subjects``. None where no curve exists.
     """
     names, found = [str(name) for name in classes], {}
     for model, own in predictions.groupby("model", sort=False):

@@ -352,7 +352,9 @@ def _fit_front(front: list, X: np.ndarray, y: np.ndarray, subjects) -> np.ndarra
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    lower = {key.lower(): key for key in known}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
+    near = [lower[key] for key in near]
     return f"Did you mean {near[0]!r}?" if near else "See docs/study.md for what can be set."
 
 
@@ -367,6 +369,7 @@ _CHOICES = {
 
 def _check_value(kind: str, name: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = number and isinstance(value, int)
     if name in _CHOICES:
         good = value in _CHOICES[name]
         expected = "one of " + ", ".join(str(choice) for choice in _CHOICES[name])
@@ -378,9 +381,9 @@ def _check_value(kind: str, name: str, value: Any) -> None:
         "n_voxels",
         "min_samples_leaf",
     ):
-        good, expected = number and value >= 1 and int(value) == value, _COUNT
+        good, expected = whole and value >= 1, _COUNT
     elif name == "max_depth":
-        good, expected = value in (None, "none") or (number and value >= 1), _COUNT
+        good, expected = value in (None, "none") or (whole and value >= 1), _COUNT
     elif name == "shrinkage":
         good, expected = value == "auto" or (number and 0 <= value <= 1), '"auto", or 0 to 1'
     elif name in ("subsample", "colsample_bynode"):
@@ -393,7 +396,7 @@ def _check_value(kind: str, name: str, value: Any) -> None:
     elif name == "max_features":
         good, expected = value in ("sqrt", "log2") or (number and value > 0), "sqrt, log2, a number"
     elif name == "n_jobs":
-        good, expected = number and (value == -1 or value >= 1), f"{_COUNT}, or -1"
+        good, expected = whole and (value == -1 or value >= 1), f"{_COUNT}, or -1"
     else:
         good, expected = number and value > 0 and np.isfinite(value), _POSITIVE
     if not good:

@@ -259,7 +259,7 @@ def _audit(study: dict, audit: dict) -> list[str]:
     ]
     titles = [each.get("title") or each.get("rule", "") for each in audit.get("findings", [])]
     outcome = {
-        "clean": "The audit found nothing.",
+        "clean": "The audit found nothing that could inflate them.",
         "caution": "The audit advises caution.",
         "leak": "The audit found a leak, so the scores cannot be interpreted.",
     }[audit["verdict"]]

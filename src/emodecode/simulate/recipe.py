@@ -294,4 +294,14 @@ def make_recipe(*, preset: str | None = None, **choices: Any) -> Recipe:
                 expected="a parameter of emodecode.simulate.recipe.Recipe",
                 remedy=f"Did you mean {near[0]!r}?" if near else "Known: " + ", ".join(known),
             )
-    return Recipe(**({} if preset is None else PRESETS[preset]) | choices)
+    values = ({} if preset is None else PRESETS[preset]) | choices
+    try:
+        return Recipe(**values)
+    except TypeError as error:
+        shown = ", ".join(f"{name} = {value!r}" for name, value in choices.items())
+        raise InputError(
+            "simulation",
+            found=f"{shown} ({error})",
+            expected="values of the types that docs/simulator.md shows",
+            remedy="Correct the type: numbers without quotes, lists in square brackets.",
+        ) from error
