@@ -3,25 +3,28 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emodecode.errors import DataMissingError, InputError
+from emodecode.candidates import (
+    make_candidate,
+    make_tuning,
+    match_columns,
+    naming_model,
+    require_installed,
+)
+from emodecode.errors import InputError
 from emodecode.label.labelled import Labelled
 from emodecode.run import Run
 from emodecode.samples import Samples
-from emodecode.study import Model, Study
+from emodecode.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from emodecode.evaluate.score import Candidate, Tuning
     from emodecode.evaluate.splits import Split
 
 
@@ -33,24 +36,6 @@ class Gathered:
     labelled: Labelled | None
     tr_s: float | None
     notes: list[str] = field(default_factory=list)
-
-
-def require_installed(extra: str, *modules: str) -> None:
-    """Refuse to start a job that would fail at its end for want of a library.
-
-    Raises
-    ------
-    DataMissingError
-        One of `modules` is not installed; the message names the `extra` that brings it.
-    """
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise DataMissingError(
-            "installation",
-            found=f"{' and '.join(missing)} not installed",
-            expected=f"the libraries of emodecode[{extra}]",
-            remedy=f"pip install 'emodecode[{extra}]'",
-        )
 
 
 def refuse_at_once(study: Study) -> None:
@@ -84,7 +69,7 @@ def refuse_at_once(study: Study) -> None:
     for model in study.models:
         make_candidate(study, model)
         if model.columns is not None and has_voxels and study.features.parcels is None:
-            _columns(model.name, model.columns, ())
+            match_columns(model.name, model.columns, ())
     if study.features.parcels is not None:
         from emodecode.features.parcels import check_atlas
 
@@ -366,86 +351,5 @@ def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
     tuning = make_tuning(study)
     for model in study.models:
         if make_candidate(study, model).grid:
-            with _naming(model):
+            with naming_model(model):
                 check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)
-
-
-def make_candidates(study: Study, samples: Samples) -> "list[Candidate]":
-    """Build the pipeline of every model of the study."""
-    return [
-        make_candidate(
-            study, model, columns=_columns(model.name, model.columns, samples.features or ())
-        )
-        for model in study.models
-    ]
-
-
-def make_candidate(
-    study: Study, model: Model, *, columns: Sequence[int] | None = None
-) -> "Candidate":
-    """Build the pipeline of a model and the grid that it is tuned on.
-
-    Raises
-    ------
-    InputError
-        An unknown kind or parameter, or a value out of range; the message names the model.
-    """
-    from emodecode.evaluate.score import Candidate
-    from emodecode.models.catalogue import make_grid, make_pipeline_for
-
-    with _naming(model):
-        pipeline = make_pipeline_for(
-            model.kind,
-            params=model.params,
-            n_voxels=model.n_voxels or study.features.n_voxels,
-            select_by=study.features.select_by,
-            scale=study.features.scale,
-            columns=columns,
-            seed=study.seed,
-        )
-        tuned = model.tune or bool(model.grid)
-        grid = make_grid(model.kind, model.grid, pipeline=pipeline) if tuned else {}
-    return Candidate(model.name, pipeline, grid)
-
-
-@contextmanager
-def _naming(model: Model) -> Iterator[None]:
-    """Let an error say which of the study's models it is about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(
-            f"models.{model.name} ({error.where})",
-            found=error.found,
-            expected=error.expected,
-            remedy=error.remedy,
-        ) from error
-
-
-def _columns(name: str, patterns: list[str] | None, features: Sequence[str]) -> list[int] | None:
-    if patterns is None:
-        return None
-    from fnmatch import fnmatchcase
-
-    chosen = [
-        column
-        for column, feature in enumerate(features)
-        if any(fnmatchcase(feature, pattern) for pattern in patterns)
-    ]
-    if not chosen:
-        shown = ", ".join(features[:3]) or "voxels without names"
-        raise InputError(
-            f"models.{name}.columns",
-            found=f"no feature is called {' or '.join(patterns)}",
-            expected=f"patterns of the features' names ({shown} ...)",
-            remedy="Correct the pattern; * stands for any text.",
-        )
-    return chosen
-
-
-def make_tuning(study: Study) -> "Tuning":
-    """Say how hyper-parameters are chosen inside the training rows."""
-    from emodecode.evaluate.score import Tuning
-
-    rules = study.evaluate
-    return Tuning(n_folds=rules.inner_folds, metric=rules.tune_by, gap_s=rules.gap_s)

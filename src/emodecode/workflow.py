@@ -70,6 +70,7 @@ def evaluate(
     An interrupted call leaves its finished folds in ``out/.resume``; the same call goes on there.
     """
     from emodecode import archive, assemble
+    from emodecode.candidates import make_candidates, make_tuning, require_installed
     from emodecode.evaluate.audit import audit_split, enforce
     from emodecode.evaluate.metrics import score_predictions
     from emodecode.evaluate.score import check_scheduler, score
@@ -79,7 +80,7 @@ def evaluate(
     assemble.refuse_at_once(study)
     with open_output(out, overwrite=overwrite) as staging:
         if scheduler is not None:
-            assemble.require_installed("cluster", "distributed", "dask")
+            require_installed("cluster", "distributed", "dask")
             check_scheduler(scheduler)
         resume = out / RESUME_FOLDER
         gathered = assemble.gather(study, work=resume, progress=progress)
@@ -87,12 +88,12 @@ def evaluate(
         splits, split = assemble.split_samples(study, samples.table)
         audit = audit_split(samples.table, splits, X=samples.X, tr_s=gathered.tr_s)
         enforce(audit, allow_leakage=rules.allow_leakage)
-        candidates = assemble.make_candidates(study, samples)
+        candidates = make_candidates(study, samples)
         results = score(
             samples,
             splits,
             candidates,
-            tuning=assemble.make_tuning(study),
+            tuning=make_tuning(study),
             seed=study.seed,
             n_jobs=n_jobs,
             scheduler=scheduler,
@@ -131,11 +132,12 @@ def evaluate(
 def label(study: Study, out: Path, *, overwrite: bool = False) -> "Labelled":
     """Write the sample table, an events.tsv per run, the timeline, a figure and a summary."""
     from emodecode import archive, assemble
+    from emodecode.candidates import require_installed
     from emodecode.label.blocks import write_events
     from emodecode.report.timeline import write_label_figure
     from emodecode.samples import TABLE_COLUMNS, write_table
 
-    assemble.require_installed("report", "matplotlib")
+    require_installed("report", "matplotlib")
     with open_output(out, overwrite=overwrite) as staging:
         runs, notes = assemble.read_runs(study)
         labelled = assemble.label_runs(study, runs)
