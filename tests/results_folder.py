@@ -102,6 +102,7 @@ def write_results_folder(
     findings = {"clean": ["note"], "caution": ["caution"], "leak": ["leak", "caution"]}[verdict]
     audit = {
         "verdict": verdict,
+        "gap_s": 30.0,
         "findings": [FINDINGS[name] for name in findings],
         "not_checked": ["T2, T3, T6, T14: what fitted steps saw (no ledger given)"],
         "allow_leakage": verdict == "leak",

@@ -149,3 +149,14 @@ def test_clock_error_counts_moments_once_and_looks_at_what_was_shown():
         "n_same_label": 2,
         "n_without_label": 1,
     }
+
+
+def test_first_looks_over_sessions_and_no_further_than_the_segment():
+    def moments(runs):
+        clocks = map_runs(runs, lag_s=0.0, segments_s=[(0, 100), (84, 184)], overlap="first")
+        return sorted(m for clock in clocks for m in clock.shown_s[np.isfinite(clock.shown_s)])
+
+    same = moments([plan("1", 50), plan("2", 50)])
+    assert same == list(np.arange(0, 184, 2.0))
+    assert moments([plan("1", 50, session="a"), plan("2", 50, session="b")]) == same
+    assert moments([plan("1", 60), plan("2", 50)]) == same

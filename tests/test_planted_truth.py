@@ -83,6 +83,13 @@ def test_film_is_held_out_twice_by_default():
     assert len(splits) == 12
 
 
+@pytest.mark.parametrize("gap_s", [20.0, 60.0])
+def test_double_hold_out_is_no_leak_whatever_the_gap(gap_s):
+    samples = simulate_samples(design="movie", n_subjects=3, n_runs=3, average="none", seed=0)
+    splits = subject_by_stimulus(samples.table, groups="segments", n_segments=3, gap_s=gap_s)
+    assert audit_split(samples.table, splits).verdict != "leak"
+
+
 @pytest.mark.slow
 def test_film_without_emotion_is_at_chance_when_held_out_twice_over_many_seeds():
     values = []

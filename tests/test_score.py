@@ -1,5 +1,6 @@
 """score: the same as scikit-learn where both apply; nothing of the test is ever seen."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -297,3 +298,34 @@ def test_local_dask_cluster_gives_the_same(tmp_path):
     here = score(samples, splits, candidates, progress=False)
     pd.testing.assert_frame_equal(there.predictions, here.predictions)
     assert len(list(tmp_path.glob("*.npz"))) == len(splits)
+
+
+def test_renamed_folds_are_resumed_under_their_new_names(tmp_path):
+    samples = make_samples()
+    splits = leave_one_subject_out(samples.table)
+    candidates = [Candidate("logistic", logistic())]
+    score(samples, splits, candidates, resume_folder=tmp_path, progress=False)
+    renamed = [replace(split, name=f"new-{split.name}") for split in splits]
+    results = score(
+        samples,
+        renamed,
+        [*candidates, Candidate("forest", Pipeline([("model", RandomForestClassifier(5))]))],
+        resume_folder=tmp_path,
+        progress=False,
+    )
+    assert len(results.ledger()) == len(splits)
+    assert set(results.predictions["fold"]) == {split.name for split in renamed}
+
+
+def test_most_chosen_parameters_are_those_of_most_folds():
+    samples = make_samples()
+    results = score(
+        samples,
+        leave_one_subject_out(samples.table),
+        [Candidate("logistic", logistic(), {"model__C": [0.1, 1.0]}), Candidate("a", logistic())],
+        progress=False,
+    )
+    chosen = [fold["chosen"]["model__C"] for fold in results.folds if fold["model"] == "logistic"]
+    most = results.most_chosen("logistic")["model__C"]
+    assert chosen.count(most) >= len(chosen) / 2
+    assert results.most_chosen("a") == {}

@@ -60,9 +60,9 @@ def write_results(
     write_study(study, folder / "study.toml")
     write_table(gathered.samples.table, folder / "samples.tsv")
     write_table(results.predictions, folder / "predictions.tsv")
-    for name in ("samples", "predictions"):
+    for name, table in (("samples", gathered.samples.table), ("predictions", results.predictions)):
         write_json(
-            {column: {"Description": text} for column, text in COLUMNS.items()},
+            {str(column): {"Description": _meaning(str(column))} for column in table},
             folder / f"{name}.json",
         )
     write_json(
@@ -96,12 +96,23 @@ def write_results(
     )
 
 
+def _meaning(column: str) -> str:
+    if column.startswith("p_"):
+        return f"Probability of {column[2:]} (in samples: share of the observers' votes)"
+    return COLUMNS.get(column, "See docs/results.md")
+
+
 def write_maps(
-    folder: Path, study: Study, samples: Samples, candidates: Sequence[Candidate]
+    folder: Path,
+    study: Study,
+    samples: Samples,
+    candidates: Sequence[Candidate],
+    results: Results,
 ) -> list[dict[str, Any]]:
     """Fit every linear decoder on all samples and write its weights and patterns as images.
 
-    These maps say what a decoder of the whole sample uses; the scores come from the folds.
+    These maps say what a decoder of the whole sample uses; the scores come from the folds. A tuned
+    decoder takes the parameters that most folds chose. Parcels and tables have no maps.
     """
     if samples.mask is None or samples.features is not None:
         return []
@@ -114,7 +125,10 @@ def write_maps(
     for model, candidate in zip(study.models, candidates, strict=True):
         if not KINDS[model.kind].is_linear:
             continue
-        fitted = fit_fold(candidate.pipeline, samples.X, y, samples.table, rows, seed=study.seed)
+        params = results.most_chosen(model.name)
+        fitted = fit_fold(
+            candidate.pipeline, samples.X, y, samples.table, rows, params=params, seed=study.seed
+        )
         for found in linear_maps(samples, fitted):
             for kind, values in (("weights", found.weights), ("pattern", found.pattern)):
                 name = f"model-{models[model.name]}_label-{labels[found.label]}_{kind}.nii.gz"
@@ -125,6 +139,7 @@ def write_maps(
                         "class": found.label,
                         "kind": kind,
                         "file": f"maps/{name}",
+                        "chosen": params,
                         "top": peaks(samples, values),
                     }
                 )

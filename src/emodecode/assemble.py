@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import emodecode
 from emodecode.candidates import (
     make_candidate,
     make_tuning,
@@ -18,6 +20,7 @@ from emodecode.candidates import (
 )
 from emodecode.errors import InputError
 from emodecode.label.labelled import Labelled
+from emodecode.output import write_json
 from emodecode.run import Run
 from emodecode.samples import Samples
 from emodecode.study import Study
@@ -225,10 +228,8 @@ def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
     runs, notes = read_runs(study)
     labelled = label_runs(study, runs)
     refuse_hopeless_folds(study, labelled.table)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        samples = _extract(study, runs, labelled.table, work, progress)
-    notes = [*notes, *dict.fromkeys(str(warning.message) for warning in caught)]
+    samples, more = _extract(study, runs, labelled.table, work, progress)
+    notes = [*notes, *more]
     return Gathered(_features(study, samples), labelled, runs[0].tr_s, notes)
 
 
@@ -266,40 +267,55 @@ def _gather_table(study: Study) -> Gathered:
     return Gathered(_features(study, kept), None, None, [*notes, *more])
 
 
-def _extract(study: Study, runs, table, work: Path, progress: bool) -> Samples:
+def _extract(
+    study: Study, runs: list[Run], table: "pd.DataFrame", work: Path, progress: bool
+) -> tuple[Samples, list[str]]:
     from emodecode.features.extract import check_extraction, extract
     from emodecode.prepare import brain_mask
 
     key = _extraction_key(study, runs, table)
-    folder = work / f"samples-{key}"
-    if folder.is_dir():
-        return Samples.open(folder)
+    folder, notes = work / f"samples-{key}", work / f"samples-{key}.json"
+    if folder.is_dir() and notes.is_file():
+        return Samples.open(folder), json.loads(notes.read_text())
+    shutil.rmtree(folder, ignore_errors=True)
     clean = study.features.clean.model_dump(exclude={"smoothing_mm"})
     check_extraction(runs, table, clean=clean)
-    return extract(
-        runs,
-        table,
-        mask=brain_mask(runs, mask=getattr(study.data, "mask", None)),
-        clean=clean,
-        smoothing_mm=study.features.clean.smoothing_mm,
-        folder=folder,
-        progress=progress,
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        samples = extract(
+            runs,
+            table,
+            mask=brain_mask(runs, mask=getattr(study.data, "mask", None)),
+            clean=clean,
+            smoothing_mm=study.features.clean.smoothing_mm,
+            folder=folder,
+            progress=progress,
+        )
+    found = list(dict.fromkeys(str(warning.message) for warning in caught))
+    write_json(found, notes)
+    return samples, found
 
 
 def _extraction_key(study: Study, runs: list[Run], table: "pd.DataFrame") -> str:
-    files = [
-        (str(run.source), run.source.stat().st_size, run.source.stat().st_mtime_ns)
-        for run in runs
-        if run.source is not None
-    ]
+    sources = [run.source for run in runs if run.source is not None]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     described = [
+        emodecode.__version__,
         study.data.model_dump(mode="json"),
         study.features.clean.model_dump(mode="json"),
         files,
     ]
     digest = hashlib.sha256(json.dumps(described).encode())
     digest.update(table.to_csv(index=False).encode())
+    masks = {id(run.mask): run.mask for run in runs if run.mask is not None}
+    given = getattr(study.data, "mask", None)
+    if given is not None and given.is_file():
+        digest.update(given.read_bytes())
+    for mask in masks.values():
+        digest.update(np.ascontiguousarray(np.asanyarray(mask.dataobj)).tobytes())
+    for run in runs:
+        if run.confounds is not None:
+            digest.update(run.confounds.to_csv(index=False).encode())
     return digest.hexdigest()[:16]
 
 
@@ -320,6 +336,19 @@ def _features(study: Study, samples: Samples) -> Samples:
             history=(*samples.history, {"operation": "centre", "by": study.features.centre}),
         )
     return samples
+
+
+def cleaned(samples: Samples, split: "Split") -> list[dict[str, Any]]:
+    """Say for the audit which steps before the folds used test samples, blind to the labels."""
+    steps = [entry["operation"] for entry in samples.history if _cleans(entry)]
+    rows = np.concatenate([split.train, split.test]).tolist()
+    return [{"step": step, "kind": "cleaning", "rows": rows} for step in dict.fromkeys(steps)]
+
+
+def _cleans(entry: dict[str, Any]) -> bool:
+    clean = entry.get("clean") or {}
+    whole_run = clean.get("detrend") or clean.get("high_pass_hz") or clean.get("low_pass_hz")
+    return entry["operation"] == "centre" or bool(whole_run or clean.get("standardize") == "run")
 
 
 def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], dict[str, Any]]":

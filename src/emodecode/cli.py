@@ -193,7 +193,11 @@ def main(tokens: list[str] | None = None) -> None:
         print(f"emodecode: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("emodecode: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(
+            "emodecode: interrupted; the same command goes on where it stopped "
+            "(evaluate, demo, fetch) or starts anew (the others)",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except OSError as error:
         if error.errno is None:

@@ -186,6 +186,14 @@ class Labels(Section):
     high: float = 0.0
     names: tuple[str, str] = ("negative", "positive")
 
+    @model_validator(mode="after")
+    def _refuse_what_is_not_used(self) -> "Labels":
+        if self.hrf and self.source in ("ratings", "data"):
+            raise ValueError(f"hrf = false: source = {self.source!r} knows no response weighting")
+        if self.transition_s and (self.source != "events" or self.hrf):
+            raise ValueError("transition_s = 0: only events with a fixed lag have transitions")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:
@@ -368,7 +376,7 @@ def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
                 f"--set {key}",
                 found=f"{parent} is no table",
                 expected="a dotted key such as evaluate.split",
-                remedy="See `emodecode explain-study` in docs/study.md for all keys.",
+                remedy="docs/study.md lists all keys.",
             )
     values[last] = value
 

@@ -104,7 +104,10 @@ def evaluate(
             samples.table,
             splits,
             X=samples.X,
-            fitted=results.ledger(),
+            fitted=[
+                own + assemble.cleaned(samples, split)
+                for own, split in zip(results.ledger(), splits, strict=True)
+            ],
             tr_s=gathered.tr_s,
         )
         enforce(audit, allow_leakage=rules.allow_leakage)
@@ -119,7 +122,7 @@ def evaluate(
         scores["split"] = split
         for model in study.models:
             scores["models"][model.name]["kind"] = model.kind
-        maps = archive.write_maps(staging, study, samples, candidates)
+        maps = archive.write_maps(staging, study, samples, candidates, results)
         archive.write_results(staging, study, gathered, results, splits, audit, scores)
         described = archive.describe(
             study, gathered, results, maps, started=started, command=command
@@ -189,9 +192,11 @@ def run_demo(out: Path, *, overwrite: bool = False, progress: bool = True) -> Ev
     """Simulate twelve subjects on disk and evaluate three decoders on them."""
     from emodecode.simulate.dataset import simulate_dataset
 
-    with open_output(out, overwrite=overwrite) as staging:
-        simulate_dataset(staging / "bids", n_subjects=12, n_runs=2, seed=0, progress=progress)
-        (staging / "study.toml").write_text(DEMO_STUDY)
+    unfinished = (out / "study.toml").is_file() and (out / "results" / RESUME_FOLDER).is_dir()
+    if overwrite or not unfinished:
+        with open_output(out, overwrite=overwrite) as staging:
+            simulate_dataset(staging / "bids", n_subjects=12, n_runs=2, seed=0, progress=progress)
+            (staging / "study.toml").write_text(DEMO_STUDY)
     return evaluate(
         load_study(out / "study.toml"),
         out / "results",

@@ -174,7 +174,8 @@ def checked(splits: Sequence[Split], design: Design) -> list[Split]:
                 f"fold {split.name}",
                 found=f"no training sample is left for {split.test.size} test samples",
                 expected="training samples outside the held-out part and its gap",
-                remedy="Use a smaller evaluate.gap_s, other stimulus groups, or another split.",
+                remedy="Use other or longer groups (evaluate.stimulus_groups, n_segments): "
+                "evaluate.gap_s leaves nothing of these.",
             )
         learned = np.bincount(design.label.code[split.train], minlength=n_classes)
         if not learned.all():
@@ -202,5 +203,5 @@ def _class_missing(split: Split, design: Design, label: int) -> InputError:
         f"samples are of {len(subjects)} subject{'s' * (len(subjects) != 1)} ({names}) in {runs}",
         expected="every class in the training set of every fold",
         remedy="Drop or merge the class (labels.keep, labels.merge), use other stimulus groups "
-        "(evaluate.stimulus_groups, n_segments), or a smaller evaluate.gap_s.",
+        "(evaluate.stimulus_groups, n_segments).",
     )

@@ -59,7 +59,7 @@ def inner_splits(
         found=f"no division of {len(rows)} training samples of {len(design.subject.names)} "
         f"subject(s) into {n_folds} folds leaves every class in each training set",
         expected=f"all of {', '.join(design.label.names)} in each",
-        remedy="Set evaluate.inner_folds = 2 or a smaller evaluate.gap_s, or remove models.grid.",
+        remedy="Set evaluate.inner_folds = 2, or remove models.grid.",
     )
 
 

@@ -196,6 +196,12 @@ def _sample_columns(
     """What is known of the sample of each prediction, in the order of the predictions."""
     wanted = ["subject", "session", "run", "volume", "onset_s", "label", "block"]
     if table is None:
+        keys = predictions[["model", "fold", "subject", "run", "volume"]]
+        if "session" not in predictions and keys.duplicated().any():
+            raise _bad_predictions(
+                "several predictions of one volume in a fold (runs of one name in two sessions)",
+                "one prediction of each sample, or the sample table beside them",
+            )
         return predictions[[name for name in wanted if name in predictions]]
     if rows is None:
         rows = find_rows(predictions, table)

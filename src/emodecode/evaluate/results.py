@@ -54,6 +54,12 @@ class Results:
             own |= {repr(sorted(entry.items())): entry for entry in fold["fitted"]}
         return [list(own.values()) for own in steps.values()]
 
+    def most_chosen(self, model: str) -> dict:
+        """Tuned parameters of a model that most folds chose; the first of equals."""
+        chosen = [fold["chosen"] for fold in self.folds if fold["model"] == model]
+        keys = [repr(sorted(each.items())) for each in chosen]
+        return max(zip(keys, chosen, strict=True), key=lambda each: keys.count(each[0]))[1]
+
     @property
     def models(self) -> list[str]:
         """Names of the models, in the order of the study."""

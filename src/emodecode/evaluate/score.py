@@ -442,5 +442,5 @@ def _collect(samples: Samples, tasks: list[_Task], done: dict[str, _Outcome], cl
         predictions=pd.concat(tables, ignore_index=True),
         rows=np.concatenate(rows),
         classes=classes,
-        folds=tuple(done[task.key].info for task in tasks),
+        folds=tuple(done[task.key].info | {"fold": task.split.name} for task in tasks),
     )

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+NEIGHBOURS_S = 30.0
+"""Volumes of a run within so many seconds are neighbours, whatever gap a study asks for."""
+
+
 def leave_one_subject_out(table: pd.DataFrame) -> list[Split]:
     """Test each subject on a decoder of all the others.
 
@@ -113,7 +117,8 @@ def subject_by_stimulus(
     Test: one subject in one group. Train: the other subjects outside that group, without any
     sample whose stimulus moment is within `gap_s` seconds of a test sample's; so the copies of a
     moment in two overlapping runs never lie on two sides. Calibrate: the same subject's samples
-    outside the group, without those within `gap_s` of a test sample in the stimulus or in the run.
+    outside the group, without those within `gap_s` of a test sample in the stimulus, or within 30 s
+    (or `gap_s`, if more) in the run.
 
     Parameters
     ----------
@@ -145,7 +150,7 @@ def subject_by_stimulus(
                 continue
             rest = purged(np.flatnonzero(~inside), test, gap_s, moments)
             train, calibrate = rest[~own[rest]], rest[own[rest]]
-            calibrate = purged(calibrate, test, gap_s, onsets)
+            calibrate = purged(calibrate, test, max(gap_s, NEIGHBOURS_S), onsets)
             splits.append(Split(train, calibrate, test, name=f"sub-{name} {group_name}"))
     return checked(splits, design)
 

@@ -91,8 +91,9 @@ def map_runs(
         elif overlap == "first":
             for other, (other_index, _) in zip(runs, spans, strict=True):
                 other_start = parts[other_index][0]
-                if _visit(other) == _visit(run) and other_start < start:
-                    usable &= moment >= other_start + other.end_s - lag_s - 0.01 * run.tr_s
+                if other.subject == run.subject and other_start < start:
+                    until = min(other_start + other.end_s - lag_s, parts[other_index][1])
+                    usable &= moment >= until - 0.01 * run.tr_s
         clocks.append(RunClock(start, end, np.where(usable, moment, np.nan), looked_up))
     return clocks
 

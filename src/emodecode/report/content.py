@@ -102,6 +102,7 @@ def _finding(finding: dict[str, Any]) -> dict[str, Any]:
 
 def _models(results: ResultsFolder, colours: dict[str, str]) -> list[dict[str, Any]]:
     described = []
+    corrected = _correct(results.scores["models"])
     for name, score in results.scores["models"].items():
         main = score.get("balanced_accuracy") or {}
         described.append(
@@ -111,12 +112,27 @@ def _models(results: ResultsFolder, colours: dict[str, str]) -> list[dict[str, A
                 "colour": colours[name],
                 "scores": {metric: {"value": None} | (score.get(metric) or {}) for metric in NAMES},
                 "p": wording.format_p(main.get("p"), smallest_p=main.get("p_smallest")),
-                "claim": wording.claim(main, verdict=results.verdict),
+                "claim": wording.claim(
+                    main,
+                    verdict=results.verdict,
+                    p_corrected=corrected.get(name),
+                    n_tested=len(corrected),
+                ),
                 "per_class": score.get("per_class") or {},
                 "confusion": _confusion(score.get("confusion") or [], results.classes),
             }
         )
     return described
+
+
+def _correct(models: dict[str, dict]) -> dict[str, float]:
+    """Holm's correction of p over the decoders that could be above chance."""
+    tested = {
+        name: score["balanced_accuracy"]["p"]
+        for name, score in models.items()
+        if score.get("kind") != "dummy" and (score.get("balanced_accuracy") or {}).get("p")
+    }
+    return dict(zip(tested, wording.holm(list(tested.values())), strict=True))
 
 
 def _confusion(counts: list[list[int]], classes: list[str]) -> list[tuple[str, list[dict]]]:

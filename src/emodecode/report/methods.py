@@ -118,9 +118,16 @@ def _preparation(study: dict) -> list[str]:
         sentences.append(f"Voxels were averaged within the parcels of {name}.")
     if features.get("centre") in ("subject", "run"):
         sentences.append(f"Features were centred per {features['centre']}, blind to the labels.")
-    if features.get("scale"):
+    if features.get("scale") and any(_is_scaled(model) for model in study.get("models", [])):
         sentences.append("Features were scaled with the mean and deviation of the training data.")
     return sentences
+
+
+def _is_scaled(model: dict) -> bool:
+    from emodecode.models.catalogue import KINDS
+
+    kind = KINDS.get(model.get("kind", ""))
+    return kind is None or kind.is_scaled
 
 
 def _labels(labels: dict, found: dict) -> list[str]:
@@ -138,7 +145,7 @@ def _labels(labels: dict, found: dict) -> list[str]:
     if labels.get("clock") == "published-cumulative":
         sentences.append(
             "The clock of the labels is the published one, which is wrong: it adds up segments "
-            "that overlap, so that volumes are up to 112 s away from the labelled moment. It was "
+            "that overlap, so that volumes lie before the labelled moment (see the notes). It was "
             "kept to repeat what was published."
         )
     if labels.get("merge"):
@@ -147,7 +154,10 @@ def _labels(labels: dict, found: dict) -> list[str]:
     if labels.get("keep"):
         sentences.append(f"Only {join_words(labels['keep'])} were kept.")
     if (labels.get("min_count") or 1) > 1:
-        sentences.append(f"Labels with fewer than {labels['min_count']} samples were dropped.")
+        sentences.append(
+            f"Labels with a count below {labels['min_count']} (of samples, or of moments of a "
+            "common stimulus) were dropped."
+        )
     if labels.get("transition_s"):
         sentences.append(
             f"Volumes within {labels['transition_s']:g} s of a change of label were dropped."
@@ -241,7 +251,7 @@ def _scores(scores: dict) -> list[str]:
             "p is the share of permutations that score at least as high, the observed order "
             "counted [@phipson2010]"
             + (
-                "; it is not corrected for the number of decoders."
+                "; claims use p corrected for the number of decoders (Holm)."
                 if len(scores["models"]) > 1
                 else "."
             )
@@ -250,7 +260,7 @@ def _scores(scores: dict) -> list[str]:
 
 
 def _audit(study: dict, audit: dict) -> list[str]:
-    gap = study.get("evaluate", {}).get("gap_s")
+    gap = audit.get("gap_s")
     near = f", volumes of the same run within {gap:g} s" if gap else ""
     sentences = [
         "Before scoring, every test sample was compared with the training samples of its fold for "

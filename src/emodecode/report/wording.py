@@ -74,15 +74,39 @@ def join_words(words: Sequence[str], *, last: str = "and") -> str:
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
-def claim(score: dict | None, *, verdict: str) -> str:
-    """Return what may be said of a score: chance is beaten only with p <= .05 and a clean audit."""
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p values for their number (Holm 1979, Scandinavian Journal of Statistics 6:65)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[number] = largest
+    return corrected
+
+
+def claim(
+    score: dict | None, *, verdict: str, p_corrected: float | None = None, n_tested: int = 1
+) -> str:
+    """Return what may be said of a score: chance is beaten only with p <= .05 and a clean audit.
+
+    With several decoders it is the p corrected for their number that counts.
+    """
     if verdict == "leak":
         return "cannot be interpreted: the audit found a leak"
     score = score or {}
+    smallest = score.get("p_smallest")
+    if smallest is not None and smallest > 0.05:
+        return (
+            "cannot be tested: so few blocks can be labelled in other ways that p is never below "
+            f"{format_number(smallest, digits=3)}"
+        )
     p, value, chance = score.get("p"), score.get("value"), score.get("chance")
     if p is None or value is None:
         return "not tested against chance"
     shown = format_p(p, smallest_p=score.get("p_smallest"))
+    if p_corrected is not None and n_tested > 1:
+        p = p_corrected
+        shown += f"; {format_p(p)} corrected for {n_tested} decoders"
     if p > 0.05 or (chance is not None and value <= chance):
         return f"not distinguishable from chance ({shown})"
     if verdict != "clean":
