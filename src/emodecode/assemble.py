@@ -340,7 +340,8 @@ def _features(study: Study, samples: Samples) -> Samples:
 
 def cleaned(samples: Samples, split: "Split") -> list[dict[str, Any]]:
     """Say for the audit which steps before the folds used test samples, blind to the labels."""
-    steps = [entry["operation"] for entry in samples.history if _cleans(entry)]
+    names = {"extract": "signal cleaning", "centre": "centring"}
+    steps = [names[entry["operation"]] for entry in samples.history if _cleans(entry)]
     rows = np.concatenate([split.train, split.test]).tolist()
     return [{"step": step, "kind": "cleaning", "rows": rows} for step in dict.fromkeys(steps)]
 

@@ -316,17 +316,27 @@ def _rows_seen(step: Any, split: Split) -> np.ndarray:
 
 
 def _fitted_finding(step: str, kind: str, count: _Count, n_test: int) -> Finding:
-    rule, blind = FITTED.get(kind, "T2"), kind == "cleaning"
-    danger = "Each run is treated by itself without its labels: allowed offline, not live."
+    rule = FITTED.get(kind, "T2")
+    if kind == "cleaning":
+        return Finding(
+            rule=rule,
+            title=f"{step.capitalize()} uses whole runs or subjects, without their labels",
+            n_samples=count.n,
+            share=count.n / n_test,
+            worst="the same for all",
+            danger="None offline: no label is used. A live decoder cannot do it.",
+            remedy="Nothing to do; say so.",
+            verdict=NOTE,
+        )
     return Finding(
         rule=rule,
         title=f"The step {step!r} ({kind or 'kind not given'}) was fitted on test samples",
         n_samples=count.n,
         share=count.n / n_test,
         worst=count.worst,
-        danger=danger if blind else FITTED_DANGER[rule],
-        remedy="Nothing to do; say so." if blind else "Fit it inside each fold, on train only.",
-        verdict=NOTE if blind else LEAK,
+        danger=FITTED_DANGER[rule],
+        remedy="Fit it inside each fold, on train only.",
+        verdict=LEAK,
     )
 
 
