@@ -331,7 +331,11 @@ def test_rows_of_fitted_steps_may_be_named():
     table = blocks()
     splits = leave_one_subject_out(table)
     named = [[{"step": "scale", "kind": "scaler", "rows": "train"}]] * len(splits)
-    assert audit_split(table, splits, fitted=named).verdict == "clean"
+    audit = audit_split(table, splits, fitted=named)
+    assert audit.verdict == "clean"
+    assert any("not recorded inside" in text for text in audit.not_checked)
+    listed = [[{"step": "scale", "kind": "scaler", "rows": s.train.tolist()}] for s in splits]
+    assert not any("T2" in t for t in audit_split(table, splits, fitted=listed).not_checked)
     named[2] = [{"step": "stop", "kind": "early_stopping", "rows": "test"}]
     [finding] = audit_split(table, splits, fitted=named).findings
     assert (finding.rule, finding.n_samples) == ("T6", 180)

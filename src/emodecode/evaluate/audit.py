@@ -376,7 +376,18 @@ def _not_checked(lookup: Lookup, fitted: Sequence[Any] | None) -> tuple[str, ...
         open_questions.append("T5: shared moments of a stimulus (no stimulus_time_s)")
     if fitted is None:
         open_questions.append("T2, T3, T6, T14: what fitted steps saw (no ledger given)")
+    elif any(_named_only(steps) for steps in fitted):
+        open_questions.append(
+            "T2, T3, T6, T14: what fitted steps saw (their rows are named by the fold that "
+            "handed them out, not recorded inside the steps)"
+        )
     return tuple(open_questions)
+
+
+def _named_only(steps: Any) -> bool:
+    """Whether a fold's ledger says "train" instead of which rows: true by its own account only."""
+    entries = [steps] if isinstance(steps, dict) else steps
+    return any(isinstance(entry.get("rows"), str) for entry in entries)
 
 
 def duplicate_codes(X: np.ndarray) -> np.ndarray:

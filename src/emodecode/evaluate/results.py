@@ -28,7 +28,7 @@ class Results:
         Sorted classes.
     folds : tuple of dict
         For each model and fold: ``model``, ``fold``, ``n_train``, ``n_test``, ``chosen`` (tuned
-        parameters), ``seconds`` and ``fitted`` (which rows each fitted step saw, by name).
+        parameters), ``seconds`` and ``fitted`` (which rows each step was given, by name).
     """
 
     predictions: pd.DataFrame = field(repr=False)
