@@ -81,3 +81,8 @@ def rows_table(n_subjects=6, n_each=3, labels=("anger", "fear", "joy")):
         for s in range(n_subjects)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def noise(table, seed=0, n_columns=20):
+    """Data without any information, one row for each row of the table."""
+    return np.random.default_rng(seed).normal(size=(len(table), n_columns)).astype(np.float32)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from emodecode.report.wording import claim, holm
+from emodecode.evaluate.corrected import holm
+from emodecode.report.wording import claim
 
 
 def test_claims_are_corrected_for_the_number_of_decoders():

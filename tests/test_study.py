@@ -3,7 +3,7 @@
 import pytest
 
 from emodecode.errors import DataMissingError, InputError
-from emodecode.study import load_study, make_study, write_study
+from emodecode.study import load_study, make_study, published_form, write_study
 
 MINIMAL = {"name": "a", "data": {"source": "bids", "path": "bids"}}
 
@@ -103,3 +103,32 @@ def test_broken_toml_says_where(tmp_path):
         load_study(tmp_path / "s.toml")
     with pytest.raises(DataMissingError):
         load_study(tmp_path / "none.toml")
+
+
+PUBLISHED = {"evaluate.split": "shuffled", "features.fit_on": "all"}
+
+
+def test_the_published_form_changes_what_it_says_and_allows_its_leaks(tmp_path):
+    study = make_study({"name": "s", "data": {"path": "bids"}, "as_published": PUBLISHED})
+    published = published_form(study)
+    assert (published.evaluate.split, published.features.fit_on) == ("shuffled", "all")
+    assert published.evaluate.allow_leakage
+    assert not published.as_published
+    assert (study.evaluate.split, study.features.fit_on) == ("auto", "train")
+    assert published.data == study.data
+    write_study(study, tmp_path / "study.toml")
+    assert load_study(tmp_path / "study.toml") == study
+
+
+@pytest.mark.parametrize("key", ["labels.lag_s", "features.clean", "name", "features.scale"])
+def test_the_published_form_keeps_the_samples(key):
+    with pytest.raises(InputError, match="as_published"):
+        make_study({"name": "s", "data": {"path": "bids"}, "as_published": {key: 1}})
+
+
+def test_an_unknown_key_of_the_published_form_names_the_nearest():
+    study = make_study(
+        {"name": "s", "data": {"path": "bids"}, "as_published": {"evaluate.splitt": "shuffled"}}
+    )
+    with pytest.raises(InputError, match="as_published"):
+        published_form(study)

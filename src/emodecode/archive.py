@@ -15,14 +15,13 @@ import pandas as pd
 
 import emodecode
 from emodecode.assemble import Gathered
-from emodecode.evaluate.audit import Audit
 from emodecode.evaluate.results import Results
 from emodecode.evaluate.score import Candidate, fingerprint_samples, fit_fold
-from emodecode.evaluate.splits import Split
 from emodecode.explain import linear_maps, peaks
 from emodecode.label.labelled import Labelled
 from emodecode.models.catalogue import KINDS
 from emodecode.output import write_json
+from emodecode.proof import Proof
 from emodecode.samples import Samples, write_table
 from emodecode.study import Study, write_study
 
@@ -51,12 +50,10 @@ def write_results(
     folder: Path,
     study: Study,
     gathered: Gathered,
-    results: Results,
-    splits: Sequence[Split],
-    audit: Audit,
-    scores: dict[str, Any],
+    proof: Proof,
 ) -> None:
-    """Write study, samples, folds, predictions, scores and audit into `folder`."""
+    """Write study, samples, folds, ledger, predictions, scores and audit into `folder`."""
+    results = proof.results
     write_study(study, folder / "study.toml")
     write_table(gathered.samples.table, folder / "samples.tsv")
     write_table(results.predictions, folder / "predictions.tsv")
@@ -73,13 +70,14 @@ def write_results(
                 "calibrate": split.calibrate,
                 "test": split.test,
             }
-            for split in splits
+            for split in proof.splits
         ],
         folder / "splits.json",
     )
-    write_json(scores, folder / "scores.json")
+    write_json(proof.fitted, folder / "fitted.json")
+    write_json(proof.scores, folder / "scores.json")
     write_json(
-        audit.to_json() | {"allow_leakage": study.evaluate.allow_leakage}, folder / "audit.json"
+        proof.audit.to_json() | {"allow_leakage": study.evaluate.allow_leakage}, folder / "audit.json"
     )
     if gathered.labelled is not None:
         write_table(gathered.labelled.timeline, folder / "labels-timeline.tsv")

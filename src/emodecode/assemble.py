@@ -18,7 +18,7 @@ from emodecode.candidates import (
     naming_model,
     require_installed,
 )
-from emodecode.errors import InputError
+from emodecode.errors import InputError, LeakageError
 from emodecode.label.labelled import Labelled
 from emodecode.output import write_json
 from emodecode.run import Run
@@ -39,6 +39,8 @@ class Gathered:
     labelled: Labelled | None
     tr_s: float | None
     notes: list[str] = field(default_factory=list)
+    motion: "pd.DataFrame | None" = None
+    timing: tuple[str, ...] = ()
 
 
 def refuse_at_once(study: Study) -> None:
@@ -52,6 +54,7 @@ def refuse_at_once(study: Study) -> None:
         No data to decode, an unknown kind or parameter of a decoder, or columns without names.
     """
     require_installed("report", "jinja2", "matplotlib")
+    _refuse_known_leak(study)
     if any(model.kind == "boosted_trees" for model in study.models):
         require_installed("trees", "xgboost")
     has_voxels = study.data.source != "table"
@@ -84,6 +87,24 @@ def refuse_at_once(study: Study) -> None:
                 remedy="Remove features.parcels.",
             )
         check_atlas(study.features.parcels)
+
+
+def _refuse_known_leak(study: Study) -> None:
+    if study.features.fit_on == "all" and not study.evaluate.allow_leakage:
+        raise LeakageError(
+            "features.fit_on",
+            found="all: voxels chosen with the labels of the test samples",
+            expected="train. On noise such a choice scores .97 where chance is .33",
+            remedy='Set features.fit_on = "train"; to see the published form beside the honest '
+            'one, put "features.fit_on" = "all" under [as_published].',
+        )
+    if study.labels.source == "random" and study.data.source == "table":
+        raise InputError(
+            "labels.source",
+            found="random, with a table of features",
+            expected="runs with a clock to draw episodes on",
+            remedy="Use images or matrices, or permute the label column yourself.",
+        )
 
 
 def read_runs(study: Study) -> tuple[list[Run], list[str]]:
@@ -163,6 +184,16 @@ def _label(study: Study, runs: list[Run]) -> Labelled:
         from emodecode.label.blocks import label_data
 
         return label_data(runs)
+    if rules.source == "random":
+        from emodecode.label.random import label_random
+
+        return label_random(
+            runs,
+            classes=rules.classes,
+            episode_s=rules.episode_s,
+            lag_s=rules.lag_s,
+            seed=study.seed,
+        )
     if rules.path is None:
         raise InputError(
             "labels.path",
@@ -229,8 +260,35 @@ def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
     labelled = label_runs(study, runs)
     refuse_hopeless_folds(study, labelled.table)
     samples, more = _extract(study, runs, labelled.table, work, progress)
-    notes = [*notes, *more]
-    return Gathered(_features(study, samples), labelled, runs[0].tr_s, notes)
+    return Gathered(
+        _features(study, samples),
+        labelled,
+        runs[0].tr_s,
+        [*notes, *more],
+        motion=motion_of(runs, samples.table),
+        timing=tuple(dict.fromkeys(note for run in runs for note in run.notes if _times(note))),
+    )
+
+
+def motion_of(runs: list[Run], table: "pd.DataFrame") -> "pd.DataFrame | None":
+    """Head motion at every sample; None unless all runs have it."""
+    import pandas as pd
+
+    if any(run.motion is None for run in runs):
+        return None
+    own = {(run.subject, run.session, run.run): run for run in runs}
+    parts = []
+    keys = table[["subject", "session", "run"]].astype(str)
+    for key, rows in keys.groupby(["subject", "session", "run"]).groups.items():
+        run = own[key]  # type: ignore[index]
+        volumes = table.loc[rows, "volume"].to_numpy() + run.dummies
+        assert run.motion is not None
+        parts.append(run.motion.iloc[volumes].set_axis(rows))
+    return pd.concat(parts).loc[table.index].reset_index(drop=True)
+
+
+def _times(note: str) -> bool:
+    return note.startswith(("NumberOfVolumesDiscardedByUser", "SliceTimingCorrected"))
 
 
 def sample_table(study: Study) -> "tuple[pd.DataFrame, float | None]":
@@ -365,7 +423,7 @@ def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], di
         n_folds=rules.n_folds,
         test_share=rules.test_share,
         gap_s=rules.gap_s,
-        seed=study.seed,
+        seed=study.seed if rules.split_seed is None else rules.split_seed,
     )
     return splits, {"name": name, "sentence": sentence, "n_folds": len(splits)}
 
@@ -380,6 +438,7 @@ def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
     enforce(found, allow_leakage=study.evaluate.allow_leakage)
     tuning = make_tuning(study)
     for model in study.models:
-        if make_candidate(study, model).grid:
+        candidate = make_candidate(study, model)
+        if candidate.grid or candidate.calibrate:
             with naming_model(model):
                 check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from emodecode.samples import Samples
 
 
+BEFORE_FOLDS = ("select",)
+"""Steps that ``features.fit_on = "all"`` fits on all samples before the folds, as S2 did."""
+
+
 def require_installed(extra: str, *modules: str) -> None:
     """Refuse to start a job that would fail at its end for want of a library.
 
@@ -66,7 +70,14 @@ def make_candidate(
         )
         tuned = model.tune or bool(model.grid)
         grid = make_grid(model.kind, model.grid, pipeline=pipeline) if tuned else {}
-    return Candidate(model.name, pipeline, grid)
+    on_all = [name for name in BEFORE_FOLDS if name in pipeline.named_steps]
+    return Candidate(
+        model.name,
+        pipeline,
+        grid,
+        fit_on_all=tuple(on_all if study.features.fit_on == "all" else ()),
+        calibrate=study.evaluate.calibrate == "temperature" and model.kind != "dummy",
+    )
 
 
 @contextmanager

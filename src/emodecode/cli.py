@@ -32,7 +32,7 @@ def demo(*, out: Out = Path("demo-out"), overwrite: Overwrite = False, quiet: Qu
     """Simulate 12 subjects, label, evaluate three decoders and write the report."""
     from emodecode.workflow import run_demo
 
-    _print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
+    return _print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
 
 
 @app.command
@@ -76,7 +76,7 @@ def evaluate(
         progress=not quiet,
         command=" ".join(["emodecode", *sys.argv[1:]]),
     )
-    _print_evaluation(evaluation)
+    return _print_evaluation(evaluation)
 
 
 @app.command
@@ -85,20 +85,22 @@ def audit(
     *,
     table: Annotated[Path | None, Parameter(help="A sample table (TSV), of any tool.")] = None,
     splits: Annotated[Path | None, Parameter(help="Its folds (JSON).")] = None,
+    fitted: Annotated[Path | None, Parameter(help="What its fitted steps saw (JSON).")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
     settings: Settings = None,
 ):
     """Audit the folds of a study, or of any table with a split file; exit code 1 for a leak.
 
     The split file is a list of {"train": [rows], "calibrate": [rows], "test": [rows]}, one a fold,
-    with row numbers of the table from 0.
+    with row numbers of the table from 0. The file of fitted steps is a list, one entry a fold, of
+    {"step": name, "kind": kind, "rows": [rows]}; docs/evaluation.md has both formats.
     """
     from emodecode import workflow
 
-    if study is not None and table is None and splits is None:
+    if study is not None and table is None and splits is None and fitted is None:
         found = workflow.audit_study(_load(study, settings))
     elif study is None and table is not None and splits is not None:
-        found = workflow.audit_files(table, splits)
+        found = workflow.audit_files(table, splits, fitted=fitted)
     else:
         raise InputError(
             "emodecode audit",
@@ -111,6 +113,25 @@ def audit(
     else:
         _print_audit(found)
     return 1 if found.verdict == "leak" else 0
+
+
+@app.command
+def compare(
+    *results: str,
+    metric: Annotated[
+        str, Parameter(help="balanced_accuracy, macro_auc or log_loss.")
+    ] = "balanced_accuracy",
+    rope: Annotated[float, Parameter(help="Differences below this are none.")] = 0.01,
+    seed: int = 0,
+    out: Annotated[Path | None, Parameter(help="Write the comparison as JSON.")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
+):
+    """Compare decoders on the same folds: FOLDER or FOLDER:MODEL of results, two or more."""
+    from emodecode import workflow
+    from emodecode.report.comparison import format_comparison
+
+    found = workflow.compare(list(results), metric=metric, rope=rope, seed=seed, out=out)
+    print(json.dumps(found, indent=1) if as_json else format_comparison(found))
 
 
 @app.command
@@ -263,17 +284,40 @@ def _print_audit(found) -> None:
         print(f"  found:  {finding.n_samples} test samples; worst: {finding.worst}")
         print(f"  danger: {finding.danger}")
         print(f"  remedy: {finding.remedy}")
+    _print_overlap(found.overlap)
     if found.not_checked:
         print("\nnot checked:")
     for question in found.not_checked:
         print(f"  {question}")
 
 
-def _print_evaluation(evaluation) -> None:
-    scores, mark = evaluation.scores, "" if evaluation.verdict != "leak" else "  LEAK: see audit"
+def _print_overlap(overlap: dict[str, Any]) -> None:
+    """What train and test share, as far as the table tells."""
+    rows = [
+        ("test samples whose moment of the stimulus is in training", "share_stimulus_in_training"),
+        ("other subjects in training with that moment, mean", "mean_other_subjects_in_training"),
+    ]
+    known = [(text, overlap.get(key)) for text, key in rows]
+    for seconds, share in (overlap.get("share_same_subject_within") or {}).items():
+        known.append((f"with a training volume of the same run within {seconds} s", share))
+    for clock, scores in (overlap.get("time_only") or {}).items():
+        for metric, value in (scores or {}).items():
+            text = f"nearest neighbour in time ({clock}), no brain data: {metric.replace('_', ' ')}"
+            known.append((text, value))
+    known = [(text, value) for text, value in known if value is not None]
+    if known:
+        print("\nwhat train and test share:")
+    for text, value in known:
+        print(f"  {text:<72}{value:>8.3f}")
+
+
+def _print_evaluation(evaluation) -> int:
+    """Print scores, chance, audit and controls; 1 if a control found a leak after the folds."""
+    scores, audit = evaluation.scores, evaluation.audit
+    mark = "" if audit.verdict != "leak" else "  LEAK: see audit"
     width = max(len(name) for name in scores["models"])
     print(f"\n{scores['split']['sentence']}")
-    print(f"audit: {evaluation.verdict}\n")
+    print(f"audit: {audit.verdict}\n")
     print(f"{'model':<{width}}  balanced accuracy [95 % over subjects]  chance      p  macro AUC")
     for name, model in scores["models"].items():
         accuracy, auc = model["balanced_accuracy"], model["macro_auc"]
@@ -283,7 +327,22 @@ def _print_evaluation(evaluation) -> None:
             f"  {_number(accuracy['chance']):>6}  {_number(accuracy.get('p')):>5}"
             f"  {_number(auc['value']):>9}{mark}"
         )
+    _print_controls(audit)
+    for each in scores.get("comparisons") or []:
+        print(each["sentence"])
     print(f"\nreport: {evaluation.folder / 'report.html'}")
+    return 0
+
+
+def _print_controls(audit) -> None:
+    if audit.controls_share is None:
+        print("\ncontrols: switched off (evaluate.controls = false)\n")
+        return
+    print(f"\ncontrols ({audit.controls_share:.1f} times the decoders' own time):")
+    for control in audit.controls:
+        passed = {True: "passed", False: "FAILED", None: "not asked"}[control["passed"]]
+        print(f"  {passed:<10}{control['sentence']}")
+    print()
 
 
 def _number(value: float | None) -> str:

@@ -36,7 +36,9 @@ class Run:
     events : DataFrame, optional
         Columns ``onset_s``, ``duration_s``, ``trial_type`` and whatever else the file holds.
     confounds : DataFrame, optional
-        One row per volume in the file.
+        One row per volume in the file; removed from the signal.
+    motion : DataFrame, optional
+        Head motion, one row per volume in the file; only for the confound control.
     dummies : int, default 0
         Volumes at the beginning that are skipped.
     stimulus : str, default "n/a"
@@ -71,6 +73,7 @@ class Run:
     mask: SpatialImage | None = field(default=None, repr=False)
     events: pd.DataFrame | None = field(default=None, repr=False)
     confounds: pd.DataFrame | None = field(default=None, repr=False)
+    motion: pd.DataFrame | None = field(default=None, repr=False)
     dummies: int = 0
     stimulus: str = "n/a"
     stimulus_start_s: float = 0.0
@@ -120,7 +123,12 @@ class Run:
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        for what, rows in (("confounds", self.confounds), ("volume_labels", self.volume_labels)):
+        tables = {
+            "confounds": self.confounds,
+            "motion": self.motion,
+            "volume_labels": self.volume_labels,
+        }
+        for what, rows in tables.items():
             if rows is not None and len(rows) != self.n_volumes_in_file:
                 raise InputError(
                     self.name,

@@ -150,7 +150,7 @@ class Labels(Section):
     haemodynamic response instead.
     """
 
-    source: Literal["events", "annotations", "ratings", "data"] = "events"
+    source: Literal["events", "annotations", "ratings", "data", "random"] = "events"
     preset: str | None = None
     lag_s: Annotated[float, Field(ge=0, le=20)] = 5.0
     hrf: bool = False
@@ -185,10 +185,13 @@ class Labels(Section):
     low: float = 0.0
     high: float = 0.0
     names: tuple[str, str] = ("negative", "positive")
+    # random: labels that are not in the data
+    classes: Annotated[list[str], Field(min_length=2)] = ["A", "B", "C"]
+    episode_s: Annotated[float, Field(gt=0)] = 30.0
 
     @model_validator(mode="after")
     def _refuse_what_is_not_used(self) -> "Labels":
-        if self.hrf and self.source in ("ratings", "data"):
+        if self.hrf and self.source in ("ratings", "data", "random"):
             raise ValueError(f"hrf = false: source = {self.source!r} knows no response weighting")
         if self.transition_s and (self.source != "events" or self.hrf):
             raise ValueError("transition_s = 0: only events with a fixed lag have transitions")
@@ -216,7 +219,10 @@ class Clean(Section):
 
 
 class Features(Section):
-    """Samples -> features. Selection is refitted inside every fold."""
+    """Samples -> features. Selection is refitted inside every fold.
+
+    ``fit_on = "all"`` selects once, on all samples before the folds, as S2 did: a leak.
+    """
 
     clean: Clean = Clean()
     n_voxels: Annotated[int, Field(ge=1)] | None = None
@@ -224,6 +230,7 @@ class Features(Section):
     parcels: Path | None = None
     centre: Literal["none", "subject", "run"] = "none"
     scale: bool = True
+    fit_on: Literal["train", "all"] = "train"
 
 
 class Model(Section):
@@ -263,12 +270,22 @@ class Evaluate(Section):
     tune_by: Literal["balanced_accuracy", "log_loss"] = "balanced_accuracy"
     allow_leakage: bool = False
     n_permutations: Annotated[int, Field(ge=1)] = 1000
+    permutation: Literal["auto", "refit", "predictions"] = "auto"
+    calibrate: Literal["none", "temperature"] = "none"
+    controls: bool = True
+    control_share: Annotated[float, Field(gt=0, le=100)] = 1.0
+    split_seed: Annotated[int, Field(ge=0)] | None = None
+
+
+PUBLISHED_KEYS = ("evaluate.", "features.fit_on", "features.n_voxels", "features.select_by")
+"""Keys that the published form of a study may change: both forms use the same samples."""
 
 
 class Study(Section):
     """Every choice that a result depends on.
 
-    Load one with :func:`load_study`; :func:`write_study` writes it as resolved.
+    Load one with :func:`load_study`; :func:`write_study` writes it as resolved. `as_published`
+    holds dotted keys and values of a second, published form that is evaluated beside this one.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -284,6 +301,15 @@ class Study(Section):
         Model(name="lda", kind="lda"),
     ]
     evaluate: Evaluate = Evaluate()
+    as_published: dict[str, Any] = {}
+
+    @field_validator("as_published")
+    @classmethod
+    def _only_what_keeps_the_samples(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key in values:
+            if not key.startswith(PUBLISHED_KEYS):
+                raise ValueError(f'dotted keys such as "{PUBLISHED_KEYS[0]}split", not {key!r}')
+        return values
 
     @field_validator("data", mode="before")
     @classmethod
@@ -357,6 +383,14 @@ def make_study(
     except ValidationError as error:
         raise _study_error(where, error) from error
     return _resolve_paths(study, Path(folder or "."), where)
+
+
+def published_form(study: Study) -> Study:
+    """Return the study as it was published: `as_published` applied, leaks allowed."""
+    values = study.model_dump(mode="json", exclude={"as_published"})
+    for key, value in (study.as_published | {"evaluate.allow_leakage": True}).items():
+        _set_dotted(values, key, value)
+    return make_study(values, where=f"{study.name}: as_published")
 
 
 def write_study(study: Study, path: Path) -> None:

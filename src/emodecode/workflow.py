@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emodecode.output import RESUME_FOLDER, open_output, write_json
-from emodecode.study import Study, load_study, write_study
+from emodecode.study import Study, load_study, published_form, write_study
 
 if TYPE_CHECKING:
+    from emodecode.assemble import Gathered
     from emodecode.evaluate.audit import Audit
     from emodecode.label.labelled import Labelled
+    from emodecode.proof import Proof, Work
+
+PUBLISHED_FOLDER = "as-published"
+"""Where the published form of a study lies in its results folder."""
 
 DEMO_STUDY = """\
 # A study of a simulated data set: start from it for your own.
@@ -34,6 +39,7 @@ n_voxels = 500          # selected anew in every fold
 
 [evaluate]
 split = "auto"          # the double hold-out for films, leave-one-subject-out for blocks
+n_permutations = 200    # 1000 is the default
 
 [[models]]
 name = "dummy"
@@ -48,11 +54,11 @@ name = "logistic"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` leaves: its folder, the scores and the audit's verdict."""
+    """What `evaluate` leaves: its folder, the scores and the audit."""
 
     folder: Path
     scores: dict[str, Any]
-    verdict: str
+    audit: "Audit"
 
 
 def evaluate(
@@ -65,71 +71,51 @@ def evaluate(
     progress: bool = True,
     command: str = "",
 ) -> Evaluation:
-    """Data in, labels, folds, audit, scores, maps, report: the main job.
+    """Data in, labels, folds, audit, scores, controls, maps, report: the main job.
 
-    An interrupted call leaves its finished folds in ``out/.resume``; the same call goes on there.
+    An interrupted call leaves its finished parts in ``out/.resume``; the same call goes on there.
+    A study with a published form has it evaluated on the same samples, in ``out/as-published``.
     """
-    from emodecode import archive, assemble
-    from emodecode.candidates import make_candidates, make_tuning, require_installed
-    from emodecode.evaluate.audit import audit_split, enforce
-    from emodecode.evaluate.metrics import score_predictions
-    from emodecode.evaluate.score import check_scheduler, score
+    from emodecode import assemble
+    from emodecode.candidates import require_installed
+    from emodecode.evaluate.score import check_scheduler
+    from emodecode.proof import Work
     from emodecode.report.page import write_report
 
-    started, rules = time.time(), study.evaluate
     assemble.refuse_at_once(study)
+    published = published_form(study) if study.as_published else None
     with open_output(out, overwrite=overwrite) as staging:
         if scheduler is not None:
             require_installed("cluster", "distributed", "dask")
             check_scheduler(scheduler)
         resume = out / RESUME_FOLDER
         gathered = assemble.gather(study, work=resume, progress=progress)
-        samples = gathered.samples
-        splits, split = assemble.split_samples(study, samples.table)
-        audit = audit_split(samples.table, splits, X=samples.X, tr_s=gathered.tr_s)
-        enforce(audit, allow_leakage=rules.allow_leakage)
-        candidates = make_candidates(study, samples)
-        results = score(
-            samples,
-            splits,
-            candidates,
-            tuning=make_tuning(study),
-            seed=study.seed,
-            n_jobs=n_jobs,
-            scheduler=scheduler,
-            resume_folder=resume,
-            progress=progress,
-        )
-        audit = audit_split(
-            samples.table,
-            splits,
-            X=samples.X,
-            fitted=[
-                own + assemble.cleaned(samples, split)
-                for own, split in zip(results.ledger(), splits, strict=True)
-            ],
-            tr_s=gathered.tr_s,
-        )
-        enforce(audit, allow_leakage=rules.allow_leakage)
-        scores = score_predictions(
-            results.predictions,
-            classes=results.classes,
-            seed=study.seed,
-            n_permutations=rules.n_permutations,
-            samples_table=samples.table,
-            rows=results.rows,
-        )
-        scores["split"] = split
-        for model in study.models:
-            scores["models"][model.name]["kind"] = model.kind
-        maps = archive.write_maps(staging, study, samples, candidates, results)
-        archive.write_results(staging, study, gathered, results, splits, audit, scores)
-        described = archive.describe(
-            study, gathered, results, maps, started=started, command=command
-        )
-        write_json(described, staging / "provenance.json")
+        work = Work(resume, n_jobs, scheduler, progress)
+        proof = _evaluate_into(staging, study, gathered, work=work, command=command)
+        if published is not None:
+            folder = staging / PUBLISHED_FOLDER
+            folder.mkdir()
+            _evaluate_into(folder, published, gathered, work=work, command=command)
+            write_report(folder)
         write_report(staging)
-    return Evaluation(out, scores, audit.verdict)
+    return Evaluation(out, proof.scores, proof.audit)
+
+
+def _evaluate_into(
+    folder: Path, study: Study, gathered: "Gathered", *, work: "Work", command: str
+) -> "Proof":
+    from emodecode import archive
+    from emodecode.proof import prove
+
+    started = time.time()
+    proof = prove(study, gathered, work=work)
+    maps = archive.write_maps(folder, study, gathered.samples, proof.candidates, proof.results)
+    archive.write_results(folder, study, gathered, proof)
+    described = archive.describe(
+        study, gathered, proof.results, maps, started=started, command=command
+    )
+    write_json(described, folder / "provenance.json")
+    return proof
 
 
 def label(study: Study, out: Path, *, overwrite: bool = False) -> "Labelled":
@@ -164,14 +150,31 @@ def audit_study(study: Study) -> "Audit":
     return audit_split(table, splits, tr_s=tr_s)
 
 
-def audit_files(table: Path, splits: Path) -> "Audit":
-    """Audit the folds of any tool: a sample table and a split file."""
+def audit_files(table: Path, splits: Path, *, fitted: Path | None = None) -> "Audit":
+    """Audit the folds of any tool: a sample table, a split file, and what its steps saw."""
     from emodecode.evaluate.audit import audit_split
+    from emodecode.evaluate.fitted import read_fitted
     from emodecode.evaluate.splits import read_splits
     from emodecode.samples import read_sample_table
 
     samples = read_sample_table(table)
-    return audit_split(samples, read_splits(splits, n_samples=len(samples)))
+    folds = read_splits(splits, n_samples=len(samples))
+    steps = None
+    if fitted is not None:
+        steps = read_fitted(fitted, n_samples=len(samples), n_folds=len(folds))
+    return audit_split(samples, folds, fitted=steps)
+
+
+def compare(
+    items: list[str], *, metric: str, rope: float, seed: int, out: Path | None
+) -> dict[str, Any]:
+    """Compare decoders of results folders on the folds that they share."""
+    from emodecode.report.comparison import compare_folders
+
+    found = compare_folders(items, metric=metric, rope=rope, seed=seed)
+    if out is not None:
+        write_json(found, out)
+    return found
 
 
 def fetch(name: str, out: Path, **choices: Any) -> list[Path]:

@@ -5,29 +5,38 @@ numbers of each fold.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from emodecode.errors import InputError, LeakageError
 from emodecode.evaluate.design import Design, read_design
+from emodecode.evaluate.duplicates import Duplicates, duplicate_codes, find_duplicates
+from emodecode.evaluate.exchange import make_exchange
+from emodecode.evaluate.fitted import Step, fitted_findings, read_steps, unchecked_steps
 from emodecode.evaluate.fold import Split, check_rows
+from emodecode.evaluate.lags import lag_curve
+from emodecode.evaluate.overlap import describe_overlap, time_only_scores
 from emodecode.evaluate.rules import (
     CAUTION,
     CLEAN,
-    FITTED,
-    FITTED_DANGER,
+    CONTROL_ADVICE,
     LEAK,
     NOTE,
     RULES,
+    Finding,
     Lookup,
     fold_hits,
     time_only,
 )
+
+if TYPE_CHECKING:
+    from emodecode.evaluate.controls import Control
+
+__all__ = ["Audit", "Finding", "add_controls", "audit_split", "duplicate_codes", "enforce"]
 
 FEW_FEATURES = 8
 """Below this many columns, equal rows may be accidents: then a duplicate is a caution."""
@@ -35,42 +44,15 @@ FEW_FEATURES = 8
 LARGEST_RATIO = 1.5
 """Largest over smallest class in the test samples, above which unequal classes are noted."""
 
-PROBE_COLUMNS = 1024
-"""Columns by which equal rows are sought first; only rows equal there are read completely."""
+SHORT_TR_S = 1.0
+"""Above this repetition time, seconds, slice timing matters."""
+
+SURE_P = 1e-3
+"""Corrected p up to which a control above chance is a leak, above it a caution."""
+
+_LAG_STEP_S, _LEVEL = 2.0, 0.05
 
 _ORDER = {LEAK: 0, CAUTION: 1, NOTE: 2}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One way by which test data reach, or may reach, the training.
-
-    Parameters
-    ----------
-    rule : str
-        Id (``"T5"``) of the trap.
-    title : str
-        What was found.
-    n_samples : int
-        Test samples concerned, over all folds.
-    share : float
-        Of all test samples of all folds.
-    worst : str
-        The worst case by name.
-    danger, remedy : str
-        What it may do to the score, and the way out.
-    verdict : {"leak", "caution", "note"}
-        Notes do not touch the verdict of the audit.
-    """
-
-    rule: str
-    title: str
-    n_samples: int
-    share: float
-    worst: str
-    danger: str
-    remedy: str
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +69,15 @@ class Audit:
         Horizon within which samples of one run count as neighbours, seconds.
     not_checked : tuple of str
         Questions that the table could not answer.
+    overlap : dict
+        What test and training share, in numbers (`emodecode.evaluate.overlap`), and under
+        ``time_only`` the scores of nearest neighbours in time without brain data.
+    lags : dict
+        How well the labels fit when moved in time (`emodecode.evaluate.lags`); empty if not asked.
+    controls : tuple of dict
+        Negative controls (`add_controls`).
+    controls_share : float or None
+        Their time as a share of the decoders' own; None where they were not run.
     """
 
     verdict: str
@@ -95,6 +86,10 @@ class Audit:
     n_test: int
     gap_s: float
     not_checked: tuple[str, ...] = ()
+    overlap: dict[str, Any] = field(default_factory=dict)
+    lags: dict[str, Any] = field(default_factory=dict)
+    controls: tuple[dict[str, Any], ...] = ()
+    controls_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Make the content of ``audit.json``."""
@@ -102,6 +97,7 @@ class Audit:
         return plain | {
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "not_checked": list(self.not_checked),
+            "controls": list(self.controls),
         }
 
 
@@ -110,10 +106,12 @@ def audit_split(
     splits: Sequence[Split],
     *,
     X: np.ndarray | None = None,
+    duplicates: Duplicates | None = None,
     fitted: Sequence[Any] | None = None,
     gap_s: float = 30.0,
     claim: str | None = None,
     tr_s: float | None = None,
+    timing: Sequence[str] | None = None,
 ) -> Audit:
     """Look for every known way from the test samples into the training.
 
@@ -125,13 +123,18 @@ def audit_split(
     splits : sequence of Split
         Row numbers of the table.
     X : ndarray of shape (n_samples, n_voxels), optional
-        For duplicated samples. A memory map is read row by row, most of it not at all. Rows whose
-        values are all equal carry no information and are passed over.
+        For duplicated samples and the lag of the labels. A memory map is read row by row, most of
+        it not at all. Rows whose values are all equal carry no information and are passed over.
+    duplicates : Duplicates, optional
+        What `emodecode.evaluate.duplicates.find_duplicates` found in `X`, if known already.
     fitted : sequence, optional
         For each fold the fitted steps, ``{"step": name, "kind": kind, "rows": [row numbers]}``;
-        ``"train"`` or ``"calibrate"`` stand for those rows of the fold.
-        Kinds: scaler, selection, alignment, resampler, tuning, early_stopping, calibration, and
-        ``cleaning`` for steps that treat each run by itself without looking at labels.
+        ``"train"``, ``"calibrate"`` or ``"test"`` stand for those rows of the fold, None for rows
+        that nobody knows. ``"recorded": True`` says that the step itself recorded them.
+        Kinds: scaler, selection, alignment, resampler, tuning, early_stopping, calibration, model,
+        and ``cleaning`` for steps that treat each run by itself without looking at labels. A model
+        may say ``"starts_from": name of a fold`` or ``"fresh": False``; ``{"kind": "permutation",
+        "unit": "volume"}`` says how chance was drawn.
     gap_s : float, default 30
         Samples of a run that are closer than this are neighbours (haemodynamic response and
         autocorrelation).
@@ -139,6 +142,8 @@ def audit_split(
         What the score is meant to say: whether the tested subject may be in training.
     tr_s : float, optional
         Repetition time; read from the table's onsets if not given.
+    timing : sequence of str, optional
+        What the sidecars say about slice timing and removed volumes.
 
     Returns
     -------
@@ -147,7 +152,7 @@ def audit_split(
     Raises
     ------
     InputError
-        Rows that the table does not have, or an unknown claim.
+        Rows that the table does not have, an unknown claim, or fitted steps of another form.
     """
     if claim not in (None, "across_subjects", "within_subject"):
         raise InputError(
@@ -160,24 +165,87 @@ def audit_split(
     if tr_s is not None:
         design = dataclasses.replace(design, tr_s=tr_s)
     check_rows(splits, design.n, "splits")
-    array = None if X is None else duplicate_codes(X)
+    steps = None if fitted is None else read_steps(fitted, splits, design.n)
+    if duplicates is None and X is not None:
+        duplicates = find_duplicates(X, table)
     lookup = Lookup(
-        design, design.scan_axis(), design.stimulus_axis(), gap_s, design.tolerance_s, array
+        design, design.scan_axis(), design.stimulus_axis(), gap_s, design.tolerance_s, duplicates
     )
-    found = _where_from(lookup, splits, claim, None if X is None else X.shape[1])
-    found += _fitted_findings(design, splits, fitted)
+    found = _where_from(lookup, splits, claim)
+    found += [] if steps is None else fitted_findings(design, splits, steps, gap_s=gap_s)
     if not any(finding.rule == "T5" for finding in found):
         found += _clock_finding(design, splits)
-    found += _imbalance(design, splits)
-    found.sort(key=lambda finding: (_ORDER[finding.verdict], -finding.share))
-    gravest = min((finding.verdict for finding in found), key=_ORDER.__getitem__, default=NOTE)
+    n_test = sum(len(split.test) for split in splits)
+    lags = {} if X is None else _lags(X, table, design.tr_s)
+    found += _lag_finding(lags, n_test) + _timing_finding(timing, n_test)
+    found += _imbalance(design, splits) + _exchange_finding(table, design, n_test)
+    overlap = describe_overlap(table, splits, tr_s=tr_s)
     return Audit(
-        verdict=CLEAN if gravest == NOTE else gravest,
-        findings=tuple(found),
+        verdict=_verdict(found),
+        findings=_sorted(found),
         n_folds=len(splits),
-        n_test=sum(len(split.test) for split in splits),
+        n_test=n_test,
         gap_s=gap_s,
-        not_checked=_not_checked(lookup, fitted),
+        not_checked=_not_checked(lookup, steps, lags, timing),
+        overlap=overlap | {"time_only": time_only_scores(table, splits)},
+        lags=lags,
+    )
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    gravest = min((finding.verdict for finding in findings), key=_ORDER.__getitem__, default=NOTE)
+    return CLEAN if gravest == NOTE else gravest
+
+
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda each: (_ORDER[each.verdict], -each.share)))
+
+
+def add_controls(audit: Audit, controls: "Sequence[Control]", *, share: float | None) -> Audit:
+    """Add negative controls: each that is not at chance becomes a finding.
+
+    A control above chance with p <= .001, corrected for the number of controls, is a leak; with a
+    larger p it is a caution, and so is a decoder of confounds (T13) whatever its p: what it decodes
+    may be decoded from the brain as well, but nothing of the test samples reached the training.
+
+    Parameters
+    ----------
+    audit : Audit
+    controls : sequence of Control
+    share : float or None
+        Their time as a share of the decoders' own; None where controls were switched off.
+    """
+    failed = [_control_finding(control, audit.n_test) for control in controls if _failed(control)]
+    findings = _sorted([*audit.findings, *failed])
+    asked = any(control.rule == "T13" and control.passed is not None for control in controls)
+    open_questions = [each for each in audit.not_checked if not (asked and each[:4] == "T13:")]
+    return dataclasses.replace(
+        audit,
+        verdict=_verdict(findings),
+        findings=findings,
+        not_checked=tuple(open_questions),
+        controls=tuple(control.to_json() for control in controls),
+        controls_share=share,
+    )
+
+
+def _failed(control: "Control") -> bool:
+    return control.passed is False  # None: it could not be asked
+
+
+def _control_finding(control: "Control", n_test: int) -> Finding:
+    danger, remedy = CONTROL_ADVICE[control.rule]
+    p = control.p_corrected
+    grave = p is not None and p <= SURE_P and control.rule != "T13"
+    return Finding(
+        rule=control.rule,
+        title=f"Control not at chance: {control.title}",
+        n_samples=n_test,
+        share=1.0,
+        worst=control.sentence,
+        danger=danger,
+        remedy=remedy,
+        verdict=LEAK if grave else CAUTION,
     )
 
 
@@ -213,10 +281,9 @@ class _Count:
     subjects: set = field(default_factory=set)
 
 
-def _where_from(
-    lookup: Lookup, splits: list[Split], claim: str | None, n_features: int | None
-) -> list[Finding]:
-    design = lookup.design
+def _where_from(lookup: Lookup, splits: list[Split], claim: str | None) -> list[Finding]:
+    design, duplicates = lookup.design, lookup.duplicates
+    few = duplicates is not None and duplicates.n_columns < FEW_FEATURES
     counts: dict[str, _Count] = {}
     n_test = sum(len(split.test) for split in splits)
     for split in splits:
@@ -228,16 +295,17 @@ def _where_from(
             worst = int(np.argmin(hit.seconds))
             if hit.seconds[worst] < count.seconds or not count.worst:
                 count.seconds = float(hit.seconds[worst])
-                count.worst = _worst(
-                    design, split, hit.rows[worst], hit.neighbour[worst], count.seconds
-                )
+                row, neighbour = int(hit.rows[worst]), int(hit.neighbour[worst])
+                count.worst = _worst(design, split, row, neighbour, count.seconds)
+                if hit.rule in ("T1-dup", "T1-copy"):
+                    count.worst += _shift(design, row, neighbour)
     leaking = counts.pop("T4-leak", None)
     findings = []
     for rule, count in counts.items():
         finding = _finding(rule, count.n, n_test, count.worst)
         if rule == "T4":
             finding = _judge_t4(finding, design, claim, leaking is not None)
-        if rule in ("T1-dup", "T10-dup") and (n_features or FEW_FEATURES) < FEW_FEATURES:
+        if rule in ("T1-dup", "T10-dup") and few:
             accident = CAUTION if rule == "T1-dup" else NOTE
             finding = dataclasses.replace(finding, verdict=accident)
         findings.append(finding)
@@ -270,74 +338,12 @@ def _finding(rule: str, n_samples: int, n_test: int, worst: str) -> Finding:
     return Finding(rule, title, n_samples, n_samples / n_test, worst, danger, remedy, verdict)
 
 
-def _fitted_findings(
-    design: Design, splits: list[Split], fitted: Sequence[Any] | None
-) -> list[Finding]:
-    if fitted is None:
-        return []
-    if len(fitted) != len(splits):
-        raise InputError(
-            "fitted steps",
-            found=f"{len(fitted)} entries for {len(splits)} folds",
-            expected="one list of steps a fold",
-            remedy='Pass [[{"step": ..., "kind": ..., "rows": [...]}], ...] in the folds\' order.',
-        )
-    n_test = sum(len(split.test) for split in splits)
-    seen: dict[tuple[str, str], _Count] = {}
-    for split, steps in zip(splits, fitted, strict=True):
-        for step in [steps] if isinstance(steps, dict) else steps:
-            rows = _rows_seen(step, split)
-            both = np.intersect1d(rows, split.test)
-            if both.size:
-                count = seen.setdefault((str(step["step"]), str(step.get("kind", ""))), _Count())
-                count.n += len(both)
-                if len(both) > -count.seconds or not count.worst:
-                    count.seconds = -float(len(both))
-                    count.worst = (
-                        f"fold {split.name}: fitted on {len(rows)} samples, {len(both)} of them "
-                        f"tested ({design.describe(both[0])})"
-                    )
-    return [_fitted_finding(*key, count, n_test) for key, count in seen.items()]
-
-
-def _rows_seen(step: Any, split: Split) -> np.ndarray:
-    try:
-        rows, _ = step["rows"], step["step"]
-        if isinstance(rows, str):
-            return {"train": split.train, "calibrate": split.calibrate, "test": split.test}[rows]
-        return np.asarray(rows, dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"fitted steps of fold {split.name}",
-            found=f"{str(step)[:80]} ({type(error).__name__}: {error})",
-            expected='{"step": name, "kind": kind, "rows": [row numbers] or "train"}',
-            remedy="See docs/evaluation.md for fitted.json.",
-        ) from error
-
-
-def _fitted_finding(step: str, kind: str, count: _Count, n_test: int) -> Finding:
-    rule = FITTED.get(kind, "T2")
-    if kind == "cleaning":
-        return Finding(
-            rule=rule,
-            title=f"{step.capitalize()} uses whole runs or subjects, without their labels",
-            n_samples=count.n,
-            share=count.n / n_test,
-            worst="the same for all",
-            danger="None offline: no label is used. A live decoder cannot do it.",
-            remedy="Nothing to do; say so.",
-            verdict=NOTE,
-        )
-    return Finding(
-        rule=rule,
-        title=f"The step {step!r} ({kind or 'kind not given'}) was fitted on test samples",
-        n_samples=count.n,
-        share=count.n / n_test,
-        worst=count.worst,
-        danger=FITTED_DANGER[rule],
-        remedy="Fit it inside each fold, on train only.",
-        verdict=LEAK,
-    )
+def _shift(design: Design, row: int, copy: int) -> str:
+    """How far a copy is shifted, where both volumes are known."""
+    by = abs(float(design.volume[row] - design.volume[copy]))
+    if not np.isfinite(by) or by == 0 or design.scan.code[row] == design.scan.code[copy]:
+        return ""
+    return f": shifted by {by:.0f} volume{'s' * (by != 1)}"
 
 
 def _clock_finding(design: Design, splits: list[Split]) -> list[Finding]:
@@ -366,55 +372,71 @@ def _imbalance(design: Design, splits: list[Split]) -> list[Finding]:
     return [_finding("T10", len(tested), len(tested), worst)]
 
 
-def _not_checked(lookup: Lookup, fitted: Sequence[Any] | None) -> tuple[str, ...]:
+def _lags(X: np.ndarray, table: pd.DataFrame, tr_s: float | None) -> dict[str, Any]:
+    step = 1 if tr_s is None else max(1, round(_LAG_STEP_S / tr_s))
+    return lag_curve(X, table, tr_s=tr_s, lags_vol=range(-2 * step, 7 * step, step))
+
+
+def _lag_finding(lags: dict[str, Any], n_test: int) -> list[Finding]:
+    if not lags or not lags["flagged"]:
+        return []
+    best, zero = lags["lags_vol"].index(lags["best_vol"]), lags["lags_vol"].index(0)
+    volumes = abs(lags["best_vol"])
+    seconds = "" if lags["best_s"] is None else f" ({abs(lags['best_s']):g} s)"
+    worst = (
+        f"moved {volumes} volumes{seconds} {'later' if lags['best_vol'] > 0 else 'earlier'}, the "
+        f"labels explain {lags['share'][best]:.2%} of the variance instead of "
+        f"{lags['share'][zero]:.2%} ({lags['by_accident']:.2%} by accident; "
+        f"{lags['n_subjects']} subjects, p = {lags['p']:.1g})"
+    )
+    return [_finding("T8", n_test, n_test, worst)]
+
+
+def _timing_finding(timing: Sequence[str] | None, n_test: int) -> list[Finding]:
+    return [_finding("T9", n_test, n_test, "; ".join(timing))] if timing else []
+
+
+def _exchange_finding(table: pd.DataFrame, design: Design, n_test: int) -> list[Finding]:
+    classes = design.label.names
+    if len(classes) < 2:
+        return []
+    absent = {name: "n/a" for name in ("run",) if name not in table}
+    known = table.assign(**absent, label=[classes[code] for code in design.label.code])
+    if "volume" not in table or known["volume"].isna().any():
+        known["volume"] = known.groupby(["subject", "run"]).cumcount()
+    log_n = make_exchange(known, classes=classes).log_arrangements
+    if np.exp(-log_n) <= _LEVEL:
+        return []
+    n = round(np.exp(log_n))
+    ways = "one way" if n == 1 else f"{n} ways"
+    worst = f"{ways} only: no permutation test can get below p = {1 / n:.2g}"
+    return [_finding("T19", n_test, n_test, worst)]
+
+
+def _not_checked(
+    lookup: Lookup,
+    steps: Sequence[Sequence[Step]] | None,
+    lags: dict[str, Any],
+    timing: Sequence[str] | None,
+) -> tuple[str, ...]:
     open_questions = []
-    if lookup.array is None:
-        open_questions.append("T1-dup: duplicated samples (the arrays were not given)")
+    if lookup.duplicates is None:
+        open_questions.append("T1-dup, T1-copy: duplicated samples (the arrays were not given)")
     if not lookup.runs.known.any():
         open_questions.append("T1: neighbours in time (no onset_s)")
     if not lookup.stimuli.known.any():
         open_questions.append("T5: shared moments of a stimulus (no stimulus_time_s)")
-    if fitted is None:
-        open_questions.append("T2, T3, T6, T14: what fitted steps saw (no ledger given)")
-    elif any(_named_only(steps) for steps in fitted):
+    if steps is None:
+        open_questions.append("T2, T3, T6, T7, T14: what fitted steps saw (no ledger given)")
+    else:
+        open_questions += unchecked_steps(steps)
+    if lookup.runs.known.any() and not lags:
         open_questions.append(
-            "T2, T3, T6, T14: what fitted steps saw (their rows are named by the fold that "
-            "handed them out, not recorded inside the steps)"
+            "T8: the lag of the labels (no arrays, or no stretches of volumes in which labels "
+            "change)"
         )
+    tr_s = lookup.design.tr_s
+    if not timing and tr_s is not None and tr_s > SHORT_TR_S:
+        open_questions.append("T9: slice timing and removed volumes (no sidecar says)")
+    open_questions.append("T13: confounds such as motion (no control was run)")
     return tuple(open_questions)
-
-
-def _named_only(steps: Any) -> bool:
-    """Whether a fold's ledger says "train" instead of which rows: true by its own account only."""
-    entries = [steps] if isinstance(steps, dict) else steps
-    return any(isinstance(entry.get("rows"), str) for entry in entries)
-
-
-def duplicate_codes(X: np.ndarray) -> np.ndarray:
-    """Number the groups of identical rows; -1 for rows without an identical one.
-
-    Rows are compared by a slice of columns first; only those equal there are read completely.
-    """
-    n_samples, n_columns = X.shape
-    start = max(0, (n_columns - PROBE_COLUMNS) // 2)
-    probe = [_digest(X[row, start : start + PROBE_COLUMNS]) for row in range(n_samples)]
-    suspects = np.flatnonzero(_groups(probe) >= 0)
-    codes = np.full(n_samples, -1, dtype=np.int64)
-    digests = []
-    for row in suspects:
-        whole = X[row]
-        constant = n_columns > 1 and bool(np.all(whole == whole[0]))
-        digests.append(row.tobytes() if constant else _digest(whole))
-    codes[suspects] = _groups(digests)
-    return codes
-
-
-def _digest(values: np.ndarray) -> bytes:
-    # adding zero makes -0.0 and 0.0 the same bytes
-    return hashlib.blake2b((values + 0.0).tobytes(), digest_size=16).digest()
-
-
-def _groups(digests: list[bytes]) -> np.ndarray:
-    code, _ = pd.factorize(np.array(digests, dtype=object)) if digests else (np.empty(0, int), None)
-    often = np.bincount(code, minlength=1)[code] > 1 if len(code) else np.empty(0, dtype=bool)
-    return np.where(often, code, -1).astype(np.int64)

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import gammaln
+from scipy.stats import binom
 
 from emodecode.errors import InputError
 
 UNITS = ("block", "shift")
+_ACCIDENT = 0.05
 
 
 class Pool(NamedTuple):
@@ -61,8 +63,7 @@ class Exchange:
             if pool.kind == "shift":
                 total += np.log(_period(self.label[pool.slots]))
             else:
-                counts = np.bincount(self.label[pool.slots])
-                total += gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()
+                total += np.log(_n_orders(self.label[pool.slots]))
         return float(total)
 
 
@@ -76,7 +77,8 @@ def make_exchange(
     """Find out which labels may be exchanged.
 
     Blocks of one run exchange their labels; where subjects share the design (the same labels in
-    the same blocks of the run), they are exchanged for all of these subjects together. A run whose
+    the same blocks of the run), they are exchanged for all of these subjects together, unless so
+    few blocks could be in the same order by accident and no stimulus is named. A run whose
     blocks hold several labels, or ``unit="shift"``, is shifted in a circle. Runs with one label
     exchange it with the subject's other such runs; subjects with one label, with one another. Rows
     of a feature table are blocks of their own.
@@ -84,8 +86,8 @@ def make_exchange(
     Parameters
     ----------
     samples : DataFrame
-        One row per sample: ``subject run volume label``, and ``session``, ``block``, ``onset_s`` as
-        far as known. Without ``block``, stretches of equal labels are the blocks.
+        One row per sample: ``subject run volume label``, and ``session``, ``block``, ``onset_s``,
+        ``stimulus`` as far as known. Without ``block``, stretches of equal labels are the blocks.
     classes : sequence of str
         Labels are numbered in this order.
     unit : {"block", "shift"}
@@ -136,6 +138,7 @@ class _Owner(NamedTuple):
     things: dict[Any, int]
     rows: dict[Any, np.ndarray]
     clocked: bool
+    stimulus: str = ""
 
 
 class _Builder:
@@ -153,6 +156,8 @@ class _Builder:
         self.block = samples["block"].to_numpy(dtype=str) if "block" in samples else None
         onset = samples["onset_s"] if "onset_s" in samples else pd.Series(self.volume)
         self.clocked = np.isfinite(onset.to_numpy(dtype=float))
+        stimulus = samples["stimulus"].astype(str) if "stimulus" in samples else pd.Series()
+        self.stimulus: np.ndarray = stimulus.replace("n/a", "").to_numpy(dtype=str)
         self.unit = unit
         self.slot = np.full(len(samples), -1, dtype=np.int64)
         self.slot_label: list[int] = []
@@ -207,7 +212,9 @@ class _Builder:
         order = np.argsort(first)
         parts = {found[k].item(): rows[where == k] for k in order}
         things = {name: int(self.label[own[0]]) for name, own in parts.items()}
-        return _Owner(things, parts, bool(self.clocked[rows].all()))
+        seen = set(self.stimulus[rows]) if self.stimulus.size else {""}
+        stimulus = seen.pop() if len(seen) == 1 else ""
+        return _Owner(things, parts, bool(self.clocked[rows].all()), stimulus)
 
     def _add_constant(self, constant: dict[str, dict[str, np.ndarray]]) -> None:
         runs, subjects = [], {}
@@ -252,4 +259,26 @@ def _shared_designs(owners: Sequence[_Owner]) -> list[list[_Owner]]:
                 break
         else:
             groups.append((dict(owner.things), [owner]))
-    return [members for _, members in groups]
+    found: list[list[_Owner]] = []
+    for known, members in groups:
+        together = _is_known(members) or not _may_be_accident(known, len(members), len(owners))
+        found += [members] if together else [[member] for member in members]
+    return found
+
+
+def _is_known(members: Sequence[_Owner]) -> bool:
+    """All saw one and the same named stimulus: the common order is no accident."""
+    return members[0].stimulus != "" and len({member.stimulus for member in members}) == 1
+
+
+def _may_be_accident(things: dict[Any, int], n_alike: int, n_owners: int) -> bool:
+    """Whether so many of `n_owners` random orders are alike in more than 5 % of such designs."""
+    if n_alike < 2:
+        return False
+    alike = 1 / _n_orders(list(things.values()))
+    return bool(binom.sf(n_alike - 2, n_owners - 1, alike) > _ACCIDENT)
+
+
+def _n_orders(labels: Sequence[int]) -> float:
+    counts = np.bincount(labels)
+    return float(np.exp(gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()))

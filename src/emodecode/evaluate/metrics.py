@@ -1,14 +1,21 @@
 """Metrics: every score as a function of the table of predictions; nothing is refitted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from emodecode.errors import InputError
-from emodecode.evaluate.chance import chance_levels
-from emodecode.evaluate.exchange import make_exchange
+from emodecode.evaluate.chance import (
+    Null,
+    chance_levels,
+    describe_test,
+    refit_levels,
+    shares_training,
+)
+from emodecode.evaluate.exchange import Exchange, make_exchange
+from emodecode.evaluate.fold import Split
 from emodecode.evaluate.roc import roc_curves
 from emodecode.evaluate.tally import METRICS, Tally, make_tally, subject_scores, summarise
 
@@ -28,6 +35,8 @@ def score_predictions(
     n_permutations: int = 1000,
     samples_table: pd.DataFrame | None = None,
     rows: np.ndarray | None = None,
+    nulls: Mapping[str, Null] | None = None,
+    splits: Sequence[Split] | None = None,
 ) -> dict[str, Any]:
     """Score every model: the content of ``scores.json``.
 
@@ -50,6 +59,12 @@ def score_predictions(
     rows : ndarray of int, optional
         Row of `samples_table` that each prediction is about; looked up by subject, run and
         volume if not given.
+    nulls : mapping of str to Null, optional
+        Scores of a model refitted to exchanged labels (`emodecode.evaluate.refit.refit_null`).
+        For other models labels are exchanged under fixed predictions.
+    splits : sequence of Split, optional
+        The folds, to know whether they share training samples; without them, several folds are
+        taken to.
 
     Returns
     -------
@@ -58,7 +73,8 @@ def score_predictions(
         ``balanced_accuracy accuracy macro_auc log_loss`` (``value low high n_subjects chance
         chance_sd p p_smallest``), ``per_class`` (``precision recall f1 auc``, each ``value low high
         n_subjects``, and ``support``), ``confusion`` (counts; rows are labels, columns
-        predictions), ``per_subject`` and ``notes``.
+        predictions), ``per_subject``, ``test`` (``method``: "refit" or "predictions",
+        ``n_permutations``, ``sentence``) and ``notes``.
 
     Raises
     ------
@@ -70,6 +86,8 @@ def score_predictions(
     check_predictions(predictions, classes)
     samples = _sample_columns(predictions, samples_table, rows)
     exchange = make_exchange(samples, classes=classes)
+    drawn = {"n_permutations": n_permutations, "seed": seed}
+    several = len(set(predictions["fold"])) > 1 if splits is None else shares_training(splits)
     models = {}
     for name in dict.fromkeys(predictions["model"]):
         own = np.flatnonzero((predictions["model"] == name).to_numpy())
@@ -77,10 +95,26 @@ def score_predictions(
         tally = make_tally(
             coded.subject, coded.fold, exchange.slot[own], coded.predicted, coded.probabilities
         )
-        chance = chance_levels(tally, exchange, n_permutations=n_permutations, seed=seed)
+        null = (nulls or {}).get(str(name))
+        chance, test = _test(tally, exchange, null, several, drawn)
         models[str(name)] = _score_model(coded, tally, exchange.label, chance, classes)
+        models[str(name)]["test"] = test
     how = {"method": exchange.sentence, "n_permutations": n_permutations, "seed": seed}
     return {"classes": classes, "chance": how, "models": models}
+
+
+def _test(
+    tally: Tally, exchange: Exchange, null: Null | None, several: bool, drawn: dict[str, int]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    if null is None:
+        chance = chance_levels(tally, exchange, shared_training=several, **drawn)
+        m = drawn["n_permutations"]
+    else:
+        chance, m = refit_levels(tally, exchange, null), null.n_permutations
+    test = describe_test(
+        exchange, n_permutations=m, refitted=null is not None, shared_training=several
+    )
+    return chance, test
 
 
 class Coded(NamedTuple):
@@ -194,7 +228,7 @@ def _sample_columns(
     predictions: pd.DataFrame, table: pd.DataFrame | None, rows: np.ndarray | None
 ) -> pd.DataFrame:
     """What is known of the sample of each prediction, in the order of the predictions."""
-    wanted = ["subject", "session", "run", "volume", "onset_s", "label", "block"]
+    wanted = ["subject", "session", "run", "volume", "onset_s", "label", "block", "stimulus"]
     if table is None:
         keys = predictions[["model", "fold", "subject", "run", "volume"]]
         if "session" not in predictions and keys.duplicated().any():

@@ -28,7 +28,9 @@ class Results:
         Sorted classes.
     folds : tuple of dict
         For each model and fold: ``model``, ``fold``, ``n_train``, ``n_test``, ``chosen`` (tuned
-        parameters), ``seconds`` and ``fitted`` (which rows each step was given, by name).
+        parameters), ``temperature`` (by which the probabilities were scaled; None: they were not),
+        ``seconds``, ``warnings`` and ``fitted`` (which rows each step was handed:
+        :meth:`emodecode.evaluate.ledger.Ledger.entries`).
     """
 
     predictions: pd.DataFrame = field(repr=False)
@@ -47,7 +49,10 @@ class Results:
             )
 
     def ledger(self) -> list[list[dict]]:
-        """List for each fold what the fitted steps saw, for ``audit_split(fitted=...)``."""
+        """List for each fold what the steps of all models saw, for ``audit_split(fitted=...)``.
+
+        Entries of different models that are equal appear once.
+        """
         steps: dict[str, dict[str, dict]] = {}
         for fold in self.folds:
             own = steps.setdefault(fold["fold"], {})

@@ -5,14 +5,48 @@ danger were measured on data without any label information.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from emodecode.evaluate.design import TOLERANCE_S, Axis, Design
+from emodecode.evaluate.duplicates import Duplicates
 from emodecode.evaluate.fold import Split
 
 LEAK, CAUTION, NOTE, CLEAN = "leak", "caution", "note", "clean"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way by which test data reach, or may reach, the training.
+
+    Parameters
+    ----------
+    rule : str
+        Id (``"T5"``) of the trap.
+    title : str
+        What was found.
+    n_samples : int
+        Test samples concerned, over all folds.
+    share : float
+        Of all test samples of all folds.
+    worst : str
+        The worst case by name.
+    danger, remedy : str
+        What it may do to the score, and the way out.
+    verdict : {"leak", "caution", "note"}
+        Notes do not touch the verdict of the audit.
+    """
+
+    rule: str
+    title: str
+    n_samples: int
+    share: float
+    worst: str
+    danger: str
+    remedy: str
+    verdict: str
 
 
 class Rule(NamedTuple):
@@ -46,6 +80,12 @@ RULES = {
         "A copy under another row, run or subject gives the answer away.",
         "Find out why the arrays are identical (a file copied under another name, oversampling "
         "before the split) and keep one of them.",
+    ),
+    "T1-copy": Rule(
+        "Test samples whose nearly identical copy under another name is in training",
+        LEAK,
+        "A scan that was copied, shifted in time or rescaled gives the answers away.",
+        "Find out which of the two scans is the copy and drop it.",
     ),
     "T1": Rule(
         "Training samples of the same run close in time",
@@ -113,6 +153,27 @@ RULES = {
         "Test across runs with another order, or report it; new data should have an order drawn "
         "anew for each subject.",
     ),
+    "T8": Rule(
+        "The labels fit the data better at another lag",
+        CAUTION,
+        "Volumes are taken seconds before or after the response to what they are labelled with; "
+        "scores get lower, or what is decoded is not the labelled moment.",
+        "Set labels.lag_s to the haemodynamic delay (about 5 s), check that onsets count from the "
+        "first volume of the file, and never roll labels across runs.",
+    ),
+    "T9": Rule(
+        "The clock of the volumes needs a look",
+        NOTE,
+        "Slice timing and removed volumes move every onset by up to a few seconds.",
+        "Compare the onsets with the first volume of the file and with the slice that slice timing "
+        "refers to.",
+    ),
+    "T19": Rule(
+        "Labels of this design can be exchanged in too few ways",
+        CAUTION,
+        "No permutation test of these data can reach p = .05, whatever the decoder.",
+        "Add subjects, runs or blocks; make no claim of significance.",
+    ),
     "T10": Rule(
         "Classes of unequal size among the test samples",
         NOTE,
@@ -128,26 +189,30 @@ RULES = {
     ),
 }
 
-FITTED = {
-    "scaler": "T14",
-    "cleaning": "T14",
-    "selection": "T2",
-    "alignment": "T3",
-    "resampler": "T10",
-    "tuning": "T6",
-    "early_stopping": "T6",
-    "calibration": "T6",
-}
-"""Trap of each kind of fitted step; other kinds count as T2."""
 
-FITTED_DANGER = {
-    "T2": "Voxels chosen with the test labels score .97 on noise where chance is .33.",
-    "T3": "Alignment fitted on the test volumes scores .44 to 1.00 on noise where chance is .33, "
-    "even without labels.",
-    "T6": "Parameters or epochs chosen on the test data raise the score by .05 to .12 on noise.",
-    "T10": "Copies of test samples may end up in training.",
-    "T14": "Means and scales of the test data reach the training.",
+CONTROL_ADVICE = {
+    "T2": (
+        "The same pipeline finds labels in data that have none: a step before or inside the folds "
+        "uses test samples.",
+        "Fit every step inside the folds, on training samples only.",
+    ),
+    "T3": (
+        "A surrogate of the tested subject is decoded: something of the test samples, or of their "
+        "order, reaches the training.",
+        "Fit alignment and selection without the tested subject's test runs.",
+    ),
+    "T5": (
+        "The labels are predicted by time or scene alone; a decoder may do the same.",
+        _BOTH,
+    ),
+    "T13": (
+        "Motion, global signal or time in the run alone predict the labels; a decoder of the brain "
+        "may do the same.",
+        "Regress the confounds out of the data within runs (data.confounds), or balance the "
+        "design; claim only what the brain adds to them.",
+    ),
 }
+"""Danger and way out of each rule's negative control that is not at chance."""
 
 
 class Hit(NamedTuple):
@@ -167,7 +232,7 @@ class Lookup(NamedTuple):
     stimuli: Axis
     gap_s: float
     tolerance_s: float
-    array: np.ndarray | None
+    duplicates: Duplicates | None
 
 
 def fold_hits(lookup: Lookup, split: Split) -> Iterator[Hit]:
@@ -178,7 +243,9 @@ def fold_hits(lookup: Lookup, split: Split) -> Iterator[Hit]:
     itself = train[test]
     yield _hit("T1-row", test, itself, test)
     yield from _repeats(lookup, test)
-    yield from _duplicates(lookup, test[~itself], train)
+    known = train.copy()
+    known[split.calibrate] = True
+    yield from _duplicates(lookup, test[~known[test]], known)
 
     seconds, neighbour = lookup.runs.nearest(test, train)
     near = seconds <= lookup.gap_s + TOLERANCE_S
@@ -219,18 +286,24 @@ def _calibration(lookup: Lookup, split: Split) -> Iterator[Hit]:
 
 
 def _duplicates(lookup: Lookup, rows: np.ndarray, train: np.ndarray) -> Iterator[Hit]:
-    if lookup.array is None:
+    if lookup.duplicates is None:
         return
-    doubtful = rows[lookup.array[rows] >= 0]
+    code = lookup.duplicates.code
+    doubtful, copied = rows[code[rows] >= 0], np.empty(0, dtype=bool)
     if doubtful.size:
-        copied, twin = _same(lookup.array, doubtful, train)
+        copied, twin = _same(code, doubtful, train)
         yield _hit("T1-dup", doubtful, copied, twin)
+    rest = np.setdiff1d(rows, doubtful[copied])
+    row, twin = lookup.duplicates.copies.T
+    there = np.isin(row, rest) & train[twin]
+    similar, first = np.unique(row[there], return_index=True)
+    yield _hit("T1-copy", similar, np.ones(len(similar), dtype=bool), twin[there][first])
 
 
 def _repeats(lookup: Lookup, test: np.ndarray) -> Iterator[Hit]:
     again = _later_copies(test)
-    if lookup.array is not None:
-        array = lookup.array[test]
+    if lookup.duplicates is not None:
+        array = lookup.duplicates.code[test]
         own = lookup.design.subject.code[test]
         marked = np.where(array >= 0, array * (own.max() + 1) + own, -1 - np.arange(len(test)))
         again |= _later_copies(marked)

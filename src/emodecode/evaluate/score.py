@@ -1,7 +1,7 @@
 """score: every model on every fold, each fitted anew, nothing of the test seen before.
 
 Our own short loop instead of scikit-learn's `cross_validate`: named scorers fail there with
-subject-aware steps (scikit-learn #27977), and we record which rows every fitted step saw.
+subject-aware steps (scikit-learn #27977), and a ledger records which rows every step was handed.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +20,27 @@ import joblib
 import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.base import clone
-from sklearn.metrics import log_loss, recall_score
-from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 import emodecode
-from emodecode.errors import DataMissingError, InputError
+from emodecode.errors import DataMissingError
+from emodecode.evaluate.calibration import apply_temperature
+from emodecode.evaluate.foldfit import (
+    Candidate,
+    Tuning,
+    adapt_fold,
+    fit_fold,
+    predict_rows,
+    tune_fold,
+)
+from emodecode.evaluate.ledger import Ledger
 from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
 from emodecode.evaluate.splits import Split, inner_splits
-from emodecode.models.catalogue import fit_points
 from emodecode.samples import Samples
 
 CONNECT_TIMEOUT_S = 10
 """How long a Dask scheduler may take to answer, seconds."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One model to be scored.
-
-    Parameters
-    ----------
-    name : str
-        How it is called in the results.
-    pipeline : Pipeline
-        Unfitted; cloned for every fold.
-    grid : dict
-        Pipeline parameter -> values for the choice in inner folds; empty: nothing is tuned.
-    """
-
-    name: str
-    pipeline: Pipeline
-    grid: dict[str, list[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How hyper-parameters are chosen inside the training rows of a fold."""
-
-    n_folds: int = 3
-    metric: str = "balanced_accuracy"
-    gap_s: float = 30.0
 
 
 def score(
@@ -166,7 +144,10 @@ def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Ta
     common = f"{fingerprint}|{tuning}|{emodecode.__version__}|{sklearn.__version__}"
     tasks = []
     for candidate in candidates:
-        described = f"{candidate.name}|{_describe(candidate.pipeline)}|{candidate.grid}"
+        described = (
+            f"{candidate.name}|{_describe(candidate.pipeline)}|{candidate.grid}|"
+            f"{candidate.fit_on_all}|{candidate.calibrate}"
+        )
         for fold, split in enumerate(splits):
             child = _child_seed(seed, candidate.name, fold)
             rows = b"".join(part.tobytes() for part in (split.train, split.calibrate, split.test))
@@ -252,150 +233,44 @@ def _run_one(
     X: np.ndarray, table: pd.DataFrame, classes: tuple[str, ...], task: _Task, tuning: Tuning
 ) -> tuple[str, _Outcome]:
     started = time.perf_counter()
-    split, where = task.split, f"{task.candidate.name}, fold {task.split.name}"
+    candidate, split = task.candidate, task.split
+    where, ledger = f"{candidate.name}, fold {split.name}", Ledger()
     y = table["label"].to_numpy(dtype=str)
     with (
         sklearn.config_context(enable_metadata_routing=True),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        chosen, inner_rows = _choose(X, y, table, task, tuning)
-        fitted = fit_fold(
-            task.candidate.pipeline, X, y, table, split.train, params=chosen, seed=task.seed
+        chosen, temperature = tune_fold(
+            candidate, X, y, table, split.train, tuning=tuning, seed=task.seed, ledger=ledger
         )
-        fitted = _adapt(fitted, X, y, table, split)
+        fitted = fit_fold(
+            candidate.pipeline,
+            X,
+            y,
+            table,
+            split.train,
+            params=chosen,
+            seed=task.seed,
+            fit_on_all=candidate.fit_on_all,
+            ledger=ledger,
+        )
+        fitted = adapt_fold(fitted, X, y, table, split.calibrate, ledger=ledger)
         probabilities = predict_rows(fitted, X, table, split.test, classes=classes, where=where)
+        if temperature is not None:
+            probabilities = apply_temperature(probabilities, temperature)
     info = {
-        "model": task.candidate.name,
+        "model": candidate.name,
         "fold": split.name,
         "n_train": len(split.train),
         "n_test": len(split.test),
         "chosen": {name: _plain(value) for name, value in chosen.items()},
         "seconds": time.perf_counter() - started,
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
-        "fitted": _ledger(task.candidate.pipeline, split, inner_rows),
+        "fitted": ledger.entries(split),
+        "temperature": temperature,
     }
     return task.key, _Outcome(probabilities, info)
-
-
-def fit_fold(
-    pipeline: Pipeline,
-    X: np.ndarray,
-    y: np.ndarray,
-    table: pd.DataFrame,
-    rows: np.ndarray,
-    *,
-    params: dict[str, Any] | None = None,
-    seed: int = 0,
-) -> Pipeline:
-    """Clone the pipeline, seed it and fit it on `rows`; subject-aware steps get the subjects."""
-    fitted = _seeded(pipeline, seed).set_params(**(params or {}))
-    with sklearn.config_context(enable_metadata_routing=True):
-        return fitted.fit(X[rows], y[rows], **_subjects(fitted, "fit", table, rows))
-
-
-def _seeded(pipeline: Pipeline, seed: int) -> Pipeline:
-    names = [name for name in pipeline.get_params() if name.split("__")[-1] == "random_state"]
-    return clone(pipeline).set_params(**dict.fromkeys(names, seed))
-
-
-def predict_rows(
-    fitted: Pipeline,
-    X: np.ndarray,
-    table: pd.DataFrame,
-    rows: np.ndarray,
-    *,
-    classes: tuple[str, ...],
-    where: str = "decoder",
-) -> np.ndarray:
-    """Return class probabilities ``(n_rows, n_classes)`` in the order of `classes`."""
-    with sklearn.config_context(enable_metadata_routing=True):
-        given = fitted.predict_proba(X[rows], **_subjects(fitted, "predict_proba", table, rows))
-    if not np.isfinite(given).all():
-        raise InputError(
-            where,
-            found=f"{int((~np.isfinite(given)).any(axis=1).sum())} predictions are not finite",
-            expected="finite probabilities",
-            remedy="Scale the features (features.scale = true) or choose other parameters.",
-        )
-    probabilities = np.zeros((len(rows), len(classes)))
-    probabilities[:, [classes.index(str(name)) for name in fitted.classes_]] = given
-    return probabilities
-
-
-def _subjects(pipeline: Pipeline, method: str, table: pd.DataFrame, rows: np.ndarray) -> dict:
-    if not pipeline.get_metadata_routing().consumes(method, ["subjects"]):
-        return {}
-    return {"subjects": table["subject"].to_numpy(dtype=str)[rows]}
-
-
-def _adapt(fitted: Pipeline, X, y, table, split: Split) -> Pipeline:
-    """Adapt the steps that can to the held-out subjects' calibration rows, in order."""
-    if not len(split.calibrate) or not any(hasattr(step, "adapt") for _, step in fitted.steps):
-        return fitted
-    subjects = table["subject"].to_numpy(dtype=str)[split.calibrate]
-    steps = []
-    current = X[split.calibrate]
-    for name, step in fitted.steps:
-        if hasattr(step, "adapt"):
-            for subject in dict.fromkeys(subjects):
-                own = subjects == subject
-                step = step.adapt(current[own], y[split.calibrate][own], subject)
-        steps.append((name, step))
-        if hasattr(step, "transform"):
-            takes = step.get_metadata_routing().consumes("transform", ["subjects"])
-            current = step.transform(current, **({"subjects": subjects} if takes else {}))
-    adapted = Pipeline(steps)
-    return adapted
-
-
-def _choose(X, y, table, task: _Task, tuning: Tuning) -> tuple[dict[str, Any], np.ndarray]:
-    """Choose the grid's point with the best mean over inner folds; ties go to the first."""
-    if not task.candidate.grid:
-        return {}, np.empty(0, dtype=np.int64)
-    rows = task.split.train
-    inner = inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=task.seed)
-    points = list(ParameterGrid(task.candidate.grid))
-    classes = tuple(sorted(set(y[rows])))
-    values = np.empty((len(inner), len(points)))
-    for number, split in enumerate(inner):
-        fitted = _fit_points(task, points, X, y, table, split.train)
-        for k, each in enumerate(fitted):
-            given = predict_rows(each, X, table, split.test, classes=classes)
-            values[number, k] = _inner_value(y[split.test], given, classes, tuning.metric)
-    return points[int(values.mean(axis=0).argmax())], rows
-
-
-def _fit_points(task: _Task, points, X, y, table, rows) -> list[Pipeline]:
-    """Fit the pipeline at each point of the grid, what they share only once."""
-    pipeline = _seeded(task.candidate.pipeline, task.seed)
-    subjects = table["subject"].to_numpy(dtype=str)[rows]
-    return fit_points(pipeline, points, X[rows], y[rows], subjects=subjects)
-
-
-def _inner_value(truth, probabilities, classes, metric: str) -> float:
-    if metric == "log_loss":
-        return -log_loss(truth, probabilities, labels=list(classes))
-    predicted = np.asarray(classes)[probabilities.argmax(axis=1)]
-    return recall_score(truth, predicted, labels=sorted(set(truth)), average="macro")
-
-
-_STEP_KINDS = {"select": "selection", "scale": "scaler", "classifier": "model"}
-
-
-def _ledger(pipeline: Pipeline, split: Split, inner_rows: np.ndarray) -> list[dict]:
-    """Which rows each fitted step saw, for the audit: ``train`` or ``calibrate`` of the fold."""
-    steps = [(name, _STEP_KINDS.get(name, "model")) for name, _ in pipeline.steps]
-    entries = [{"step": name, "kind": kind, "rows": "train"} for name, kind in steps]
-    if len(inner_rows):
-        entries.append({"step": "tuning", "kind": "tuning", "rows": "train"})
-    if len(split.calibrate):
-        entries += [
-            {"step": name, "kind": "calibration", "rows": "calibrate"}
-            for name, step in pipeline.steps
-            if hasattr(step, "adapt")
-        ]
-    return entries
 
 
 def _plain(value: Any) -> Any:

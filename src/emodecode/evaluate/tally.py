@@ -5,7 +5,7 @@ so that thousands of permuted labellings cost a few matrix products.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -48,6 +48,21 @@ class Tally:
         return self.hits.shape[1]
 
 
+class ClassSums(NamedTuple):
+    """Sums from which every score follows, each (n_labellings, n_subjects, n_classes).
+
+    ``size``: samples of the class; ``hits``: those predicted so; ``pairs``: pairs of a sample of
+    the class with another one of the same subject and fold; ``won``: those in which it has the
+    higher probability of the class (half for ties); ``logs``: sums of log probabilities.
+    """
+
+    size: np.ndarray
+    hits: np.ndarray
+    won: np.ndarray
+    pairs: np.ndarray
+    logs: np.ndarray
+
+
 def make_tally(
     subject: np.ndarray,
     fold: np.ndarray,
@@ -70,7 +85,6 @@ def make_tally(
     n_classes = probabilities.shape[1]
     fold_first = _changes(subject, fold)
     piece_first = _changes(subject, fold, slot)
-    clipped = np.clip(probabilities, np.finfo(float).eps, 1.0)
     hits = np.eye(n_classes)[predicted]
     ranks = _ranks_within(probabilities, fold_first)
     fold_sizes = np.diff(np.append(fold_first, len(subject)))
@@ -79,11 +93,15 @@ def make_tally(
         size=np.diff(np.append(piece_first, len(subject))).astype(float),
         hits=np.add.reduceat(hits, piece_first),
         ranks=np.add.reduceat(ranks, piece_first),
-        logs=np.add.reduceat(np.log(clipped), piece_first),
+        logs=np.add.reduceat(np.log(_clipped(probabilities)), piece_first),
         folds=np.searchsorted(piece_first, fold_first),
         subjects=np.searchsorted(fold_first, _changes(subject)),
         fold_sizes=fold_sizes.astype(float),
     )
+
+
+def _clipped(probabilities: np.ndarray) -> np.ndarray:
+    return np.clip(probabilities, np.finfo(float).eps, 1.0)
 
 
 def _changes(*codes: np.ndarray) -> np.ndarray:
@@ -122,28 +140,63 @@ def subject_scores(tally: Tally, labels: np.ndarray) -> dict[str, np.ndarray]:
     classes.
     """
     given = labels[:, tally.slot]
-    n_labellings, n_subjects = len(given), len(tally.subjects)
-    shape = (n_labellings, n_subjects, tally.n_classes)
-    recall, auc, right, logs = (np.empty(shape) for _ in range(4))
+    found = np.empty((len(ClassSums._fields), len(given), len(tally.subjects), tally.n_classes))
     for c in range(tally.n_classes):
         this = given == c
         size = _by_fold(tally, this * tally.size)
-        hits = _by_fold(tally, this * tally.hits[:, c])
         ranks = _by_fold(tally, this * tally.ranks[:, c])
-        pairs = size * (tally.fold_sizes - size)
-        won = ranks - size * (size + 1) / 2
-        total, right[..., c] = _by_subject(tally, size), _by_subject(tally, hits)
-        recall[..., c] = _ratio(right[..., c], total)
-        won_pairs = _by_subject(tally, np.where(pairs > 0, won, 0.0))
-        auc[..., c] = _ratio(won_pairs, _by_subject(tally, pairs))
-        logs[..., c] = _by_subject(tally, _by_fold(tally, this * tally.logs[:, c]))
-    n_samples = np.add.reduceat(tally.fold_sizes, tally.subjects)
+        per_fold = ClassSums(
+            size=size,
+            hits=_by_fold(tally, this * tally.hits[:, c]),
+            won=ranks - size * (size + 1) / 2,
+            pairs=size * (tally.fold_sizes - size),
+            logs=_by_fold(tally, this * tally.logs[:, c]),
+        )
+        found[..., c] = [_by_subject(tally, values) for values in per_fold]
+    return scores_from_sums(ClassSums(*found))
+
+
+def sum_fold(subject: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> ClassSums:
+    """Sum up the predictions of one fold whose models were fitted anew to each labelling.
+
+    Parameters
+    ----------
+    subject : ndarray of shape (n_test,), int
+    labels : ndarray of shape (n_labellings, n_test), int
+    probabilities : ndarray of shape (n_labellings, n_test, n_classes)
+
+    Returns
+    -------
+    ClassSums
+        Of the subjects that the fold tests, in ascending order.
+    """
+    own, n_classes = np.unique(subject), probabilities.shape[2]
+    predicted = probabilities.argmax(axis=2)
+    found = np.empty((len(ClassSums._fields), len(labels), len(own), n_classes))
+    for s, c in np.ndindex(len(own), n_classes):
+        rows = subject == own[s]
+        this, p = labels[:, rows] == c, probabilities[:, rows, c]
+        size, ranks = this.sum(axis=1), (this * rankdata(p, axis=1)).sum(axis=1)
+        found[:, :, s, c] = ClassSums(
+            size=size,
+            hits=(this & (predicted[:, rows] == c)).sum(axis=1),
+            won=ranks - size * (size + 1) / 2,
+            pairs=size * (rows.sum() - size),
+            logs=(this * np.log(_clipped(p))).sum(axis=1),
+        )
+    return ClassSums(*found)
+
+
+def scores_from_sums(sums: ClassSums) -> dict[str, np.ndarray]:
+    """Return the scores of `subject_scores` from sums over all folds of a subject."""
+    recall, auc = _ratio(sums.hits, sums.size), _ratio(sums.won, sums.pairs)
+    n_samples = sums.size.sum(axis=2)
     several = np.isfinite(recall).sum(axis=2) > 1
     return {
         "balanced_accuracy": np.where(several, _mean(recall), np.nan),
-        "accuracy": right.sum(axis=2) / n_samples,
+        "accuracy": sums.hits.sum(axis=2) / n_samples,
         "macro_auc": _mean(auc),
-        "log_loss": -logs.sum(axis=2) / n_samples,
+        "log_loss": -sums.logs.sum(axis=2) / n_samples,
         "recall": recall,
         "auc": auc,
     }

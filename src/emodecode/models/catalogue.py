@@ -21,7 +21,11 @@ from emodecode.models.lda import ShrunkLda
 from emodecode.models.linear import LinearByGram, coordinates_of
 from emodecode.models.perceptron import Perceptron
 from emodecode.models.rbf import RbfSvm
+from emodecode.models.steps import fit_step, fit_transform_step, is_step
 from emodecode.models.trees import BoostedTrees
+
+Step = tuple[str, BaseEstimator]
+"""Name and estimator, as in ``Pipeline.steps``."""
 
 
 @dataclass(frozen=True)
@@ -310,21 +314,54 @@ def fit_points(
     subjects : ndarray, optional
         Handed to the steps that ask for it.
     """
+
+    def fit_front(front: Sequence[Step]) -> np.ndarray:
+        return _fit_front(front, X, y, subjects)
+
+    return fit_points_through(pipeline, points, y, fit_front=fit_front, subjects=subjects)
+
+
+def fit_points_through(
+    pipeline: Pipeline,
+    points: Sequence[dict[str, Any]],
+    y: np.ndarray,
+    *,
+    fit_front: Callable[[Sequence[Step]], np.ndarray],
+    subjects: np.ndarray | None = None,
+    told: Callable[[str, BaseEstimator, np.ndarray], Any] | None = None,
+) -> list[Pipeline]:
+    """Do as :func:`fit_points`, with the steps before the classifier fitted by the caller.
+
+    Parameters
+    ----------
+    pipeline, points, subjects
+        See :func:`fit_points`.
+    y : ndarray
+        Labels of the rows that `fit_front` returns.
+    fit_front : callable
+        ``[(name, step), ...] -> values``: fits the steps in place and returns what the classifier
+        is fitted on. Called once for the points that agree on these steps.
+    told : callable, optional
+        ``(name, classifier, values)``, called before each fit of the classifier.
+    """
+    last = pipeline.steps[-1][0]
     shared: dict[str, tuple[list, np.ndarray, Any]] = {}
     fitted = []
     for point in points:
         front, classifier = _split_steps(clone(pipeline).set_params(**point))
-        key = repr(sorted((k, v) for k, v in point.items() if not k.startswith("classifier__")))
+        key = repr(sorted((k, v) for k, v in point.items() if not k.startswith(f"{last}__")))
         if key not in shared:
-            values = _fit_front(front, X, y, subjects)
+            values = fit_front(front)
             linear = isinstance(classifier, LinearByGram)
-            shared[key] = (front, values, coordinates_of(values) if linear else None)
+            shared[key] = (front, values, coordinates_of(np.asarray(values)) if linear else None)
         front, values, coordinates = shared[key]
+        if told is not None:
+            told(last, classifier, values)
         if coordinates is None:
-            classifier.fit(values, y)
+            fit_step(classifier, np.asarray(values), y, subjects)
         else:
-            classifier.fit_in(values, y, coordinates=coordinates)
-        fitted.append(Pipeline([*front, ("classifier", classifier)]))
+            classifier.fit_in(np.asarray(values), y, coordinates=coordinates)
+        fitted.append(Pipeline([*front, (last, classifier)]))
     return fitted
 
 
@@ -344,10 +381,9 @@ def _split_steps(pipeline: Pipeline) -> tuple[list, BaseEstimator]:
     return pipeline.steps[:-1], pipeline.steps[-1][1]
 
 
-def _fit_front(front: list, X: np.ndarray, y: np.ndarray, subjects) -> np.ndarray:
+def _fit_front(front: Sequence[Step], X: np.ndarray, y: np.ndarray, subjects) -> np.ndarray:
     for _, step in front:
-        wants = step.get_metadata_routing().consumes("fit", ["subjects"])
-        X = step.fit_transform(X, y, subjects=subjects) if wants else step.fit_transform(X, y)
+        X = fit_transform_step(step, X, y, subjects) if is_step(step) else X
     return X
 
 

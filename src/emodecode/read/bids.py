@@ -21,6 +21,7 @@ from emodecode.read.files import (
 from emodecode.read.selection import VARIANT, Selection, run_key, run_name, run_spellings
 from emodecode.read.sidecars import (
     read_confounds,
+    read_motion,
     read_groups,
     read_metadata,
     repetition_time,
@@ -174,6 +175,9 @@ class _Reader:
         if self.confounds:
             confounds, more = read_confounds(file, self.trees, names=self.confounds, where=where)
             notes += more
+        motion = read_motion(file, self.trees, where=where)
+        if motion is not None and len(motion) != image.shape[3]:
+            motion = None  # another run's table: the control goes without it
         subject, session, task, _ = (str(value) for value in run_key(file.entities))
         return Run(
             subject=subject,
@@ -185,6 +189,7 @@ class _Reader:
             mask=self._find_mask(file),
             events=events,
             confounds=confounds,
+            motion=motion,
             dummies=self.dummies,
             stimulus=self.stimulus,
             group=self.groups.get(subject, "n/a"),

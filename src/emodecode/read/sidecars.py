@@ -220,6 +220,21 @@ def read_confounds(
     return table, [f"first row of confounds {', '.join(filled)}: n/a became the column's mean"]
 
 
+MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement")
+"""Columns of fMRIPrep's confounds table that the confound control decodes from."""
+
+
+def read_motion(image: BidsFile, trees: Sequence[Tree], *, where: str) -> pd.DataFrame | None:
+    """Head motion from the confounds table, missing values as 0; None where there is none."""
+    try:
+        table = parse_table(_confounds_path(image, trees, where), na_values=["n/a"])
+    except (DataMissingError, ValueError):
+        return None
+    known = [name for name in MOTION if name in table]
+    values = table[known].apply(pd.to_numeric, errors="coerce")
+    return values.replace([np.inf, -np.inf], np.nan).fillna(0.0) if known else None
+
+
 def _confounds_path(image: BidsFile, trees: Sequence[Tree], where: str) -> Path:
     entities = image.entities | {"desc": "confounds"}
     for tree in reversed(trees):

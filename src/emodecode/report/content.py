@@ -4,11 +4,21 @@ from collections import Counter
 from typing import Any
 from urllib.parse import quote
 
+from emodecode.evaluate.corrected import holm
 from emodecode.report import wording
+from emodecode.report.controls import describe_controls, describe_overlap, write_headline
 from emodecode.report.drawing import class_colours, model_colours
 from emodecode.report.figures import NAMES, draw_roc, draw_scores, draw_subjects
-from emodecode.report.folder import ResultsFolder
+from emodecode.report.folder import PUBLISHED, ResultsFolder
 from emodecode.report.methods import write_methods
+from emodecode.report.proof import (
+    describe_calibration,
+    describe_comparisons,
+    describe_inference,
+    describe_test,
+    explain_chance,
+)
+from emodecode.report.published import describe_published, labels_are_random
 from emodecode.report.references import REFERENCES
 from emodecode.report.timeline import draw_timeline
 
@@ -21,6 +31,7 @@ DOWNLOADS = {
     "scores.json": "all scores with intervals, chance and p",
     "audit.json": "the audit and its findings",
     "splits.json": "the folds",
+    "fitted.json": "which rows each fitted step was handed",
     "provenance.json": "data, labels, versions, seed",
     "labels-timeline.tsv": "labels over time",
     "mask.nii.gz": "the mask",
@@ -34,7 +45,14 @@ def describe_page(results: ResultsFolder) -> dict[str, Any]:
     colours = model_colours(results.models, dummies=dummies)
     classes = class_colours(results.classes)
     leaks = results.verdict == "leak"
-    methods, cited = write_methods(study, results.provenance, results.scores, results.audit)
+    published = describe_published(results)
+    methods, cited = write_methods(
+        study,
+        results.provenance,
+        results.scores,
+        results.audit,
+        published=published["differences"] if published else None,
+    )
     brain = _brain(results)
     if brain and brain["on_template"]:
         cited.append("fonov2011")
@@ -46,15 +64,24 @@ def describe_page(results: ResultsFolder) -> dict[str, Any]:
         "split": results.scores["split"].get("sentence", ""),
         "verdict": results.verdict,
         "leaks": leaks,
+        "headline": write_headline(results.audit),
+        "random": labels_are_random(results),
         "audit": results.audit,
+        "controls": describe_controls(results, colours),
+        "overlap": describe_overlap(results.audit),
         "findings": [_finding(finding) for finding in results.audit["findings"]],
         "models": _models(results, colours),
         "best": min(results.models, key=lambda name: _rank(results, (name, ""))),
         "score_figure": draw_scores(scores, colours, leaks=leaks),
+        "chance_text": _chance_text(results),
+        "published": published,
+        "comparisons": describe_comparisons(results),
+        "calibration": describe_calibration(results),
+        "inference": describe_inference(results),
         "subject_figure": draw_subjects(scores, colours, leaks=leaks),
         "subjects": _subjects(results),
         "outlier": _outlier(results, dummies),
-        "chance": results.scores.get("chance") or {},
+        "colours": colours,
         "classes": classes,
         "roc": _roc(results, classes),
         "timeline": draw_timeline(results.samples, results.timeline, classes),
@@ -66,7 +93,7 @@ def describe_page(results: ResultsFolder) -> dict[str, Any]:
         "methods": methods,
         "references": [REFERENCES[key] for key in sorted(dict.fromkeys(cited))],
         "provenance": results.provenance,
-        "duration": _duration(results.provenance.get("seconds")),
+        "duration": wording.format_seconds(results.provenance.get("seconds")),
         "tuning": _tuning(results.provenance.get("tuning") or []),
         "notes": _notes(results),
         "downloads": _downloads(results),
@@ -83,6 +110,11 @@ def _lead(results: ResultsFolder) -> str:
         f"tested on {wording.count_of(len(results.samples), 'sample')} of "
         f"{wording.count_of(n_subjects, 'subject')}."
     )
+
+
+def _chance_text(results: ResultsFolder) -> str:
+    chance = results.scores.get("chance") or {}
+    return explain_chance(results.scores["models"], chance.get("n_permutations"))
 
 
 def _finding(finding: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +143,8 @@ def _models(results: ResultsFolder, colours: dict[str, str]) -> list[dict[str, A
                 "kind": score.get("kind", name),
                 "colour": colours[name],
                 "scores": {metric: {"value": None} | (score.get(metric) or {}) for metric in NAMES},
-                "p": wording.format_p(main.get("p"), smallest_p=main.get("p_smallest")),
+                "p": wording.cell_p(main.get("p"), smallest_p=main.get("p_smallest")),
+                "test": describe_test(score),
                 "claim": wording.claim(
                     main,
                     verdict=results.verdict,
@@ -132,7 +165,7 @@ def _correct(models: dict[str, dict]) -> dict[str, float]:
         for name, score in models.items()
         if score.get("kind") != "dummy" and (score.get("balanced_accuracy") or {}).get("p")
     }
-    return dict(zip(tested, wording.holm(list(tested.values())), strict=True))
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
 
 
 def _confusion(counts: list[list[int]], classes: list[str]) -> list[tuple[str, list[dict]]]:
@@ -326,18 +359,12 @@ def _notes(results: ResultsFolder) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return wording.MISSING
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 def _downloads(results: ResultsFolder) -> list[tuple[str, str, str]]:
     present = [name for name in DOWNLOADS if (results.path / name).is_file()]
     rows = [(name, quote(name), DOWNLOADS[name]) for name in present]
+    if results.published is not None and (results.published.path / "report.html").is_file():
+        href = f"{PUBLISHED}/report.html"
+        rows.append((href, href, "the report of the published form"))
     for entry in results.maps:
         what = f"{entry['kind']} of {entry['model']} for {entry['class']}"
         rows.append((entry["file"], quote(entry["file"]), what))

@@ -24,6 +24,7 @@ REQUIRED = (
 )
 PREDICTION_COLUMNS = ("model", "fold", "subject", "run", "volume", "label", "predicted")
 VERDICTS = ("clean", "caution", "leak")
+PUBLISHED = "as-published"
 REMEDY = "Run `emodecode evaluate` again; it writes the folder anew."
 
 
@@ -43,6 +44,8 @@ class ResultsFolder:
         Entries of ``provenance.json``: ``model class kind file top``.
     timeline : DataFrame, optional
         ``labels-timeline.tsv``: ``time_s label agreement`` of the stimulus.
+    published : ResultsFolder, optional
+        The results of the same study in its published form, in the folder ``as-published``.
     """
 
     path: Path
@@ -55,6 +58,7 @@ class ResultsFolder:
     mask: Path | None = None
     maps: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     timeline: pd.DataFrame | None = field(default=None, repr=False)
+    published: "ResultsFolder | None" = field(default=None, repr=False)
 
     @property
     def classes(self) -> list[str]:
@@ -114,6 +118,7 @@ def read_folder(path: Path) -> ResultsFolder:
         mask=mask if mask.is_file() else None,
         maps=_find_maps(path, provenance),
         timeline=_read_tsv(timeline, ("time_s", "label")) if timeline.is_file() else None,
+        published=read_folder(path / PUBLISHED) if (path / PUBLISHED).is_dir() else None,
     )
 
 

@@ -3,8 +3,23 @@
 from pathlib import PurePath
 from typing import Any
 
+from emodecode.report.proof_methods import (
+    tell_calibration,
+    tell_chance,
+    tell_comparisons,
+    tell_controls,
+    tell_published,
+    tell_subjects,
+)
 from emodecode.report.references import cite
-from emodecode.report.wording import PORTRAYED, count_of, format_count, join_words
+from emodecode.report.wording import (
+    PORTRAYED,
+    RANDOM,
+    as_sentence,
+    count_of,
+    format_count,
+    join_words,
+)
 
 _CITED = {"lda": " [@ledoit2004]", "boosted_trees": " [@chen2016]"}
 METRICS = {"balanced_accuracy": "balanced accuracy", "log_loss": "log loss"}
@@ -15,6 +30,8 @@ def write_methods(
     provenance: dict[str, Any],
     scores: dict[str, Any],
     audit: dict[str, Any],
+    *,
+    published: list[tuple[str, str, str]] | None = None,
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the methods as headed paragraphs, and the keys of the references in them.
 
@@ -26,6 +43,8 @@ def write_methods(
         ``study.toml`` as resolved.
     provenance, scores, audit : dict
         The JSON files of the results folder.
+    published : list of (name, as published, honest), optional
+        In what a published form that was evaluated too differs.
 
     Returns
     -------
@@ -40,7 +59,12 @@ def write_methods(
         ("Decoders", _decoders(study)),
         ("Split", _split(scores)),
         ("Scores and chance", _scores(scores)),
+        ("Inference over subjects", tell_subjects(scores["models"])),
+        ("Comparison", tell_comparisons(scores)),
+        ("Calibration", tell_calibration(scores["models"])),
         ("Audit", _audit(study, audit)),
+        ("Controls", tell_controls(study, audit)),
+        ("As published", tell_published(published)),
         ("Maps", _maps(provenance.get("maps") or [])),
         ("Software", _software(study, provenance)),
     )
@@ -131,7 +155,7 @@ def _is_scaled(model: dict) -> bool:
 
 
 def _labels(labels: dict, found: dict) -> list[str]:
-    sentences = [_sentence(found["rule"])] if found.get("rule") else []
+    sentences = [as_sentence(found["rule"])] if found.get("rule") else []
     source = labels.get("source")
     if not sentences and source in ("events", "annotations", "ratings"):
         lag = (
@@ -142,6 +166,8 @@ def _labels(labels: dict, found: dict) -> list[str]:
         sentences.append(f"Each volume got its label from the {source} {lag}.")
     if source == "annotations":
         sentences.append(PORTRAYED)
+    if source == "random":
+        sentences.append(RANDOM)
     if labels.get("clock") == "published-cumulative":
         sentences.append(
             "The clock of the labels is the published one, which is wrong: it adds up segments "
@@ -227,11 +253,10 @@ def _selection(study: dict, features: dict) -> list[str]:
 
 
 def _split(scores: dict) -> list[str]:
-    return [_sentence(scores["split"].get("sentence") or scores["split"].get("name", ""))]
+    return [as_sentence(scores["split"].get("sentence") or scores["split"].get("name", ""))]
 
 
 def _scores(scores: dict) -> list[str]:
-    chance = scores.get("chance") or {}
     sentences = [
         "Decoders were scored on held-out samples by balanced accuracy, the mean recall over "
         "classes [@brodersen2010], and by the area under the one-versus-rest ROC curve, averaged "
@@ -239,23 +264,7 @@ def _scores(scores: dict) -> list[str]:
         "subjects, because samples of one subject are not independent [@schreiber2013; "
         "@varoquaux2017]."
     ]
-    if chance.get("method"):
-        permutations = chance.get("n_permutations")
-        times = f" in {format_count(permutations)} permutations" if permutations else ""
-        sentences.append(
-            f"Chance is the mean score of the same predictions{times} of the labels: "
-            f"{chance['method']}."
-        )
-    if _any_p(scores):
-        sentences.append(
-            "p is the share of permutations that score at least as high, the observed order "
-            "counted [@phipson2010]"
-            + (
-                "; claims use p corrected for the number of decoders (Holm)."
-                if len(scores["models"]) > 1
-                else "."
-            )
-        )
+    sentences += tell_chance(scores)
     return sentences
 
 
@@ -304,19 +313,6 @@ def _software(study: dict, provenance: dict) -> list[str]:
         f"The analysis was run with {text}{f' ({listed})' if listed else ''}"
         + (f"; the random seed was {seed}." if seed is not None else ".")
     ]
-
-
-def _any_p(scores: dict) -> bool:
-    return any(
-        (model.get("balanced_accuracy") or {}).get("p") is not None
-        for model in scores["models"].values()
-    )
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) or not text else text + "."
 
 
 def _value(value: Any) -> str:

@@ -20,6 +20,24 @@ REFERENCES = {
         "with scikit-learn. Frontiers in Neuroinformatics 8:14.",
         "10.3389/fninf.2014.00014",
     ),
+    "allefeld2016": Reference(
+        "Allefeld et al., 2016",
+        "Allefeld C, Görgen K, Haynes JD (2016). Valid population inference for information-based "
+        "imaging: from the second-level t-test to prevalence inference. NeuroImage 141:378–392.",
+        "10.1016/j.neuroimage.2016.07.040",
+    ),
+    "benavoli2017": Reference(
+        "Benavoli et al., 2017",
+        "Benavoli A, Corani G, Demšar J, Zaffalon M (2017). Time for a change: a tutorial for "
+        "comparing multiple classifiers through Bayesian analysis. Journal of Machine Learning "
+        "Research 18(77):1–36.",
+    ),
+    "brier1950": Reference(
+        "Brier, 1950",
+        "Brier GW (1950). Verification of forecasts expressed in terms of probability. Monthly "
+        "Weather Review 78:1–3.",
+        "10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2",
+    ),
     "brodersen2010": Reference(
         "Brodersen et al., 2010",
         "Brodersen KH, Ong CS, Stephan KE, Buhmann JM (2010). The balanced accuracy and its "
@@ -38,17 +56,33 @@ REFERENCES = {
         "27:1944–1948.",
         "10.1093/cercor/bhw028",
     ),
+    "efron1987": Reference(
+        "Efron, 1987",
+        "Efron B (1987). Better bootstrap confidence intervals. Journal of the American "
+        "Statistical Association 82:171–185.",
+        "10.1080/01621459.1987.10478410",
+    ),
     "fonov2011": Reference(
         "Fonov et al., 2011",
         "Fonov V, Evans AC, Botteron K, et al. (2011). Unbiased average age-appropriate atlases "
         "for pediatric studies. NeuroImage 54:313–327.",
         "10.1016/j.neuroimage.2010.07.033",
     ),
+    "guo2017": Reference(
+        "Guo et al., 2017",
+        "Guo C, Pleiss G, Sun Y, Weinberger KQ (2017). On calibration of modern neural networks. "
+        "Proceedings of Machine Learning Research 70:1321–1330.",
+    ),
     "haufe2014": Reference(
         "Haufe et al., 2014",
         "Haufe S, Meinecke F, Görgen K, et al. (2014). On the interpretation of weight vectors of "
         "linear models in multivariate neuroimaging. NeuroImage 87:96–110.",
         "10.1016/j.neuroimage.2013.10.067",
+    ),
+    "holm1979": Reference(
+        "Holm, 1979",
+        "Holm S (1979). A simple sequentially rejective multiple test procedure. Scandinavian "
+        "Journal of Statistics 6:65–70.",
     ),
     "labs2015": Reference(
         "Labs et al., 2015",
@@ -62,6 +96,23 @@ REFERENCES = {
         "matrices. Journal of Multivariate Analysis 88:365–411.",
         "10.1016/S0047-259X(03)00096-4",
     ),
+    "nadeau2003": Reference(
+        "Nadeau and Bengio, 2003",
+        "Nadeau C, Bengio Y (2003). Inference for the generalization error. Machine Learning "
+        "52:239–281.",
+        "10.1023/A:1024068626366",
+    ),
+    "nichols2002": Reference(
+        "Nichols and Holmes, 2002",
+        "Nichols TE, Holmes AP (2002). Nonparametric permutation tests for functional "
+        "neuroimaging: a primer with examples. Human Brain Mapping 15:1–25.",
+        "10.1002/hbm.1058",
+    ),
+    "ojala2010": Reference(
+        "Ojala and Garriga, 2010",
+        "Ojala M, Garriga GC (2010). Permutation tests for studying classifier performance. "
+        "Journal of Machine Learning Research 11:1833–1863.",
+    ),
     "pedregosa2011": Reference(
         "Pedregosa et al., 2011",
         "Pedregosa F, Varoquaux G, Gramfort A, et al. (2011). Scikit-learn: machine learning in "
@@ -72,6 +123,12 @@ REFERENCES = {
         "Phipson B, Smyth GK (2010). Permutation p-values should never be zero. Statistical "
         "Applications in Genetics and Molecular Biology 9:39.",
         "10.2202/1544-6115.1585",
+    ),
+    "prichard1994": Reference(
+        "Prichard and Theiler, 1994",
+        "Prichard D, Theiler J (1994). Generating surrogate data for time series with several "
+        "simultaneously measured variables. Physical Review Letters 73:951–954.",
+        "10.1103/PhysRevLett.73.951",
     ),
     "rosenblatt2024": Reference(
         "Rosenblatt et al., 2024",

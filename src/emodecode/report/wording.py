@@ -7,10 +7,13 @@ MISSING = "n/a"
 LEAK_MARK = "leaks: see audit"
 SYMBOLS = {"clean": "✓", "caution": "!", "leak": "✕", "note": "i"}
 HEADLINES = {
-    "clean": "Clean: the audit found no way by which test data could reach the training.",
-    "caution": "Caution: the audit found no leak, but reasons to doubt the scores.",
-    "leak": "Leak: test data reached the training. No number below can be interpreted.",
+    "clean": "Clean: the audit found no way by which test data could reach the training",
+    "caution": "Caution: the audit found no leak, but reasons to doubt the scores",
+    "leak": "Leak: test data reached the training. No score below can be interpreted.",
+    "control": "Leak: a control scored above chance where there is nothing to find. "
+    "No score below can be interpreted.",
 }
+RANDOM = "These labels are random: every score above chance is an artefact."
 FINGERPRINT = (
     "That a classifier tells these classes apart does not make the pattern that it uses a "
     "fingerprint of an emotion: other patterns may do as well, and the pattern need not be present "
@@ -74,14 +77,57 @@ def join_words(words: Sequence[str], *, last: str = "and") -> str:
     return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm 1979, Scandinavian Journal of Statistics 6:65)."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[number] = largest
-    return corrected
+def format_difference(pair: dict) -> str:
+    """``.12 [.03, .21]``; with three digits where two would show a zero."""
+    values = [pair.get(key) for key in ("difference", "low", "high")]
+    known = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    digits = 3 if known and min(known) < 0.005 else 2
+    size, low, high = (format_number(value, digits=digits) for value in values)
+    return size if MISSING in (low, high) else f"{size} [{low}, {high}]"
+
+
+def format_probability(value: float | None) -> str:
+    """``.42``; never 0 or 1: ``< .01`` and ``> .99`` instead."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value < 0.005:
+        return "< .01"
+    return "> .99" if value > 0.995 else format_number(value)
+
+
+def format_share(value: float | None) -> str:
+    """``100 %``, ``4.2 %``; neither 0 nor 100 unless exactly so."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    percent = 100 * value
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    whole = abs(percent - round(percent)) < 0.05 or (10 <= percent <= 99)
+    return f"{percent:.0f} %" if whole else f"{percent:.1f} %"
+
+
+def as_sentence(text: str) -> str:
+    """Begin with a capital, end with a full stop."""
+    text = text.strip()
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) or not text else text + "."
+
+
+def cell_p(p: float | None, *, smallest_p: float | None = None) -> str:
+    """``.012`` or ``< .001``: `format_p` for a column that is headed p."""
+    return format_p(p, smallest_p=smallest_p).removeprefix("p = ").removeprefix("p ")
+
+
+def format_seconds(seconds: float | None) -> str:
+    """``84 s``, ``12 min``, ``3.1 h``."""
+    if seconds is None:
+        return MISSING
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def claim(

@@ -1,0 +1,319 @@
+"""Fit one model in one fold: its steps one by one, each of them recorded in the ledger."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import sklearn
+from sklearn.base import BaseEstimator, clone
+from sklearn.metrics import log_loss, recall_score
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+
+from emodecode.errors import InputError
+from emodecode.evaluate.calibration import fit_temperature
+from emodecode.evaluate.fold import Split
+from emodecode.evaluate.inner import inner_splits
+from emodecode.evaluate.ledger import Ledger, trace, trace_like
+from emodecode.models.catalogue import fit_points_through
+from emodecode.models.steps import fit_step, fit_transform_step, is_step, transform_step
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to be scored.
+
+    Parameters
+    ----------
+    name : str
+        How it is called in the results.
+    pipeline : Pipeline
+        Unfitted; cloned for every fold.
+    grid : dict
+        Pipeline parameter -> values for the choice in inner folds; empty: nothing is tuned.
+    fit_on_all : tuple of str
+        Steps fitted on all samples, test samples and their labels included, as some published
+        analyses did. A leak: the ledger records it and the audit finds it.
+    calibrate : bool
+        Scale the probabilities by a temperature fitted in inner folds of the training rows.
+
+    Raises
+    ------
+    InputError
+        `fit_on_all` names no step before the classifier.
+    """
+
+    name: str
+    pipeline: Pipeline
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    fit_on_all: tuple[str, ...] = ()
+    calibrate: bool = False
+
+    def __post_init__(self) -> None:
+        known = [name for name, _ in self.pipeline.steps[:-1]]
+        unknown = [name for name in self.fit_on_all if name not in known]
+        if unknown:
+            raise InputError(
+                f"model {self.name}",
+                found=f"fit_on_all = {', '.join(unknown)}",
+                expected=f"steps before the classifier ({', '.join(known) or 'it has none'})",
+                remedy="Leave it out: every step is then fitted on the training rows.",
+            )
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How hyper-parameters are chosen inside the training rows of a fold."""
+
+    n_folds: int = 3
+    metric: str = "balanced_accuracy"
+    gap_s: float = 30.0
+
+
+def fit_fold(
+    pipeline: Pipeline,
+    X: np.ndarray,
+    y: np.ndarray,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    fit_on_all: Sequence[str] = (),
+    ledger: Ledger | None = None,
+) -> Pipeline:
+    """Clone the pipeline, seed it and fit it on `rows`; subject-aware steps get the subjects.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    X : ndarray of shape (n_samples, n_voxels)
+        Of all samples; a memory map stays on disk but for `rows`.
+    y : ndarray of shape (n_samples,)
+    table : DataFrame
+    rows : ndarray of int
+        Training rows.
+    params : dict, optional
+        Pipeline parameter -> value.
+    seed : int
+        Every ``random_state``.
+    fit_on_all : sequence of str
+        See `Candidate`.
+    ledger : Ledger, optional
+        Told what each step's fit is handed.
+    """
+    given, ledger = _given(X, y, table), ledger or Ledger()
+    pipeline = _seeded(pipeline, seed)
+    return _fit_points(pipeline, [params or {}], given, rows, fit_on_all, ledger)[0]
+
+
+def predict_rows(
+    fitted: Pipeline,
+    X: np.ndarray,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    *,
+    classes: tuple[str, ...],
+    where: str = "decoder",
+) -> np.ndarray:
+    """Return class probabilities ``(n_rows, n_classes)`` in the order of `classes`."""
+    subjects = table["subject"].to_numpy(dtype=str)[rows]
+    return _predict(fitted, X[rows], subjects, classes, where)
+
+
+def tune_fold(
+    candidate: Candidate,
+    X: np.ndarray,
+    y: np.ndarray,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    *,
+    tuning: Tuning,
+    seed: int = 0,
+    ledger: Ledger | None = None,
+) -> tuple[dict[str, Any], float | None]:
+    """Choose parameters and temperature in inner folds of the training rows.
+
+    Returns
+    -------
+    params : dict
+        The grid's point with the best mean over the inner folds, the first of equals; empty for a
+        candidate without a grid.
+    temperature : float or None
+        Fitted to the inner test samples of all inner folds, predicted at that point; None where
+        the candidate is not to be calibrated.
+    """
+    if not candidate.grid and not candidate.calibrate:
+        return {}, None
+    inner = inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=seed)
+    points = list(ParameterGrid(candidate.grid))
+    classes = tuple(sorted(set(y[rows])))
+    own, given = Ledger(), _given(X, y, table)
+    predictions = [
+        _predict_inner(candidate, given, split, points, classes, seed, own) for split in inner
+    ]
+    ledger = ledger or Ledger()
+    values = np.array(
+        [
+            [_inner_value(y[split.test], each, classes, tuning.metric) for each in found]
+            for split, found in zip(inner, predictions, strict=True)
+        ]
+    )
+    best = int(values.mean(axis=0).argmax())
+    if candidate.grid:
+        ledger.saw("tuning", "tuning", own.rows(), fresh=own.is_fresh())
+    if not candidate.calibrate:
+        return points[best], None
+    ledger.saw("temperature", "calibration", own.rows(), fresh=own.is_fresh())
+    pooled = np.concatenate([found[best] for found in predictions])
+    truth = np.concatenate([y[split.test] for split in inner])
+    return points[best], fit_temperature(pooled, truth, classes=classes)
+
+
+def adapt_fold(
+    fitted: Pipeline,
+    X: np.ndarray,
+    y: np.ndarray,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    *,
+    ledger: Ledger | None = None,
+) -> Pipeline:
+    """Adapt the steps that can to the held-out subjects' calibration rows, in order."""
+    if not len(rows) or not any(hasattr(step, "adapt") for _, step in fitted.steps):
+        return fitted
+    given, steps = _given(X, y, table).take(rows), []
+    for name, step in fitted.steps:
+        if hasattr(step, "adapt"):
+            step = _adapt_step(name, step, given, ledger or Ledger())
+        steps.append((name, step))
+        if hasattr(step, "transform"):
+            given = given.through(step)
+    return Pipeline(steps)
+
+
+class _Given(NamedTuple):
+    """Samples on their way through the steps: traced values, labels, subjects."""
+
+    X: np.ndarray
+    y: np.ndarray
+    subjects: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "_Given":
+        return _Given(self.X[rows], self.y[rows], self.subjects[rows])
+
+    def carrying(self, values: np.ndarray) -> "_Given":
+        return self._replace(X=trace_like(values, self.X))
+
+    def through(self, step: BaseEstimator) -> "_Given":
+        return self.carrying(transform_step(step, np.asarray(self.X), self.subjects))
+
+
+def _given(X: np.ndarray, y: np.ndarray, table: pd.DataFrame) -> _Given:
+    return _Given(trace(X), y, table["subject"].to_numpy(dtype=str))
+
+
+def _seeded(pipeline: Pipeline, seed: int) -> Pipeline:
+    names = [name for name in pipeline.get_params() if name.split("__")[-1] == "random_state"]
+    return clone(pipeline).set_params(**dict.fromkeys(names, seed))
+
+
+def _fit_points(
+    pipeline: Pipeline,
+    points: Sequence[dict[str, Any]],
+    given: _Given,
+    rows: np.ndarray,
+    fit_on_all: Sequence[str],
+    ledger: Ledger,
+) -> list[Pipeline]:
+    """Fit the pipeline on `rows` at each point of the grid, what they share only once."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        return fit_points_through(
+            pipeline,
+            points,
+            given.y[rows],
+            fit_front=partial(
+                _fit_front, given=given, rows=rows, fit_on_all=fit_on_all, ledger=ledger
+            ),
+            subjects=given.subjects[rows],
+            told=ledger.fit,
+        )
+
+
+def _fit_front(
+    steps: Sequence[tuple[str, BaseEstimator]],
+    *,
+    given: _Given,
+    rows: np.ndarray,
+    fit_on_all: Sequence[str],
+    ledger: Ledger,
+) -> np.ndarray:
+    """Fit the steps before the classifier; up to the last one on all, all samples go through."""
+    steps = [(name, step) for name, step in steps if is_step(step)]
+    whole = max((k for k, (name, _) in enumerate(steps, start=1) if name in fit_on_all), default=0)
+    for name, step in steps[:whole]:
+        own = given if name in fit_on_all else given.take(rows)
+        fit_step(step, ledger.fit(name, step, own.X), own.y, own.subjects)
+        given = given.through(step)
+    given = given.take(rows)
+    for name, step in steps[whole:]:
+        X = ledger.fit(name, step, given.X)
+        given = given.carrying(fit_transform_step(step, X, given.y, given.subjects))
+    return given.X
+
+
+def _predict_inner(
+    candidate: Candidate,
+    given: _Given,
+    split: Split,
+    points: Sequence[dict[str, Any]],
+    classes: tuple[str, ...],
+    seed: int,
+    ledger: Ledger,
+) -> list[np.ndarray]:
+    pipeline = _seeded(candidate.pipeline, seed)
+    fitted = _fit_points(pipeline, points, given, split.train, candidate.fit_on_all, ledger)
+    held_out = given.take(split.test)
+    ledger.saw("choice", "tuning", held_out.X)
+    return [
+        _predict(each, held_out.X, held_out.subjects, classes, candidate.name) for each in fitted
+    ]
+
+
+def _predict(
+    fitted: Pipeline, X: np.ndarray, subjects: np.ndarray, classes: tuple[str, ...], where: str
+) -> np.ndarray:
+    with sklearn.config_context(enable_metadata_routing=True):
+        asks = fitted.get_metadata_routing().consumes("predict_proba", ["subjects"])
+        given = fitted.predict_proba(np.asarray(X), **({"subjects": subjects} if asks else {}))
+    if not np.isfinite(given).all():
+        raise InputError(
+            where,
+            found=f"{int((~np.isfinite(given)).any(axis=1).sum())} predictions are not finite",
+            expected="finite probabilities",
+            remedy="Scale the features (features.scale = true) or choose other parameters.",
+        )
+    probabilities = np.zeros((len(X), len(classes)))
+    probabilities[:, [classes.index(str(name)) for name in fitted.classes_]] = given
+    return probabilities
+
+
+def _adapt_step(name: str, step: Any, given: _Given, ledger: Ledger) -> Any:
+    for subject in dict.fromkeys(given.subjects):
+        own = given.take(given.subjects == subject)
+        ledger.saw(name, "calibration", own.X)
+        step = step.adapt(np.asarray(own.X), own.y, subject)
+    return step
+
+
+def _inner_value(
+    truth: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...], metric: str
+) -> float:
+    if metric == "log_loss":
+        total = probabilities.sum(axis=1, keepdims=True)  # 1 in float32 only, for some models
+        return -log_loss(truth, probabilities / total, labels=list(classes))
+    predicted = np.asarray(classes)[probabilities.argmax(axis=1)]
+    return recall_score(truth, predicted, labels=sorted(set(truth)), average="macro")

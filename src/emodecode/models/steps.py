@@ -1,0 +1,37 @@
+"""Single steps of a pipeline: fitted and applied one by one, subjects for those that ask."""
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+
+def is_step(step: BaseEstimator | str | None) -> bool:
+    """Return whether there is anything to fit: not None, not ``"passthrough"``."""
+    return step is not None and not isinstance(step, str)
+
+
+def fit_step(
+    step: BaseEstimator, X: np.ndarray, y: np.ndarray, subjects: np.ndarray | None
+) -> None:
+    """Fit a step in place."""
+    step.fit(X, y, **_wanted(step, "fit", subjects))
+
+
+def fit_transform_step(
+    step: BaseEstimator, X: np.ndarray, y: np.ndarray, subjects: np.ndarray | None
+) -> np.ndarray:
+    """Fit a step in place and return its output for the same samples."""
+    if hasattr(step, "fit_transform"):
+        return step.fit_transform(X, y, **_wanted(step, "fit_transform", subjects))
+    fit_step(step, X, y, subjects)
+    return transform_step(step, X, subjects)
+
+
+def transform_step(step: BaseEstimator, X: np.ndarray, subjects: np.ndarray | None) -> np.ndarray:
+    """Return the output of a fitted step."""
+    return step.transform(X, **_wanted(step, "transform", subjects))
+
+
+def _wanted(step: BaseEstimator, method: str, subjects: np.ndarray | None) -> dict:
+    """Subjects, where the step asked for them (scikit-learn's metadata routing)."""
+    asks = step.get_metadata_routing().consumes(method, ["subjects"])
+    return {"subjects": subjects} if asks and subjects is not None else {}
