@@ -7,7 +7,6 @@ import sys
 import time
 
 from bench_evidence import DESIGNS, draw, print_table, run_all, share
-
 from emodecode.evaluate.controls import run_controls
 from emodecode.evaluate.score import Candidate, score
 from emodecode.models.catalogue import make_pipeline_for

@@ -22,7 +22,6 @@ DECODERS = {
     "ridge": ("ridge", {"class_weight": "none"}),
     "ridge, balanced": ("ridge", {}),
 }
-THREADS = 2
 
 
 def main() -> None:
@@ -35,10 +34,11 @@ def main() -> None:
     parser.add_argument("--permutations", type=int, default=1000)
     parser.add_argument("--loop", type=int, default=10, help="labellings a fold of the loop")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="of BLAS")
     parser.add_argument("--select-from", type=int, default=2000, help="0: no selection")
     options = parser.parse_args()
     X, slot, subject, labels = make_data(options, options.voxels)
-    with threadpool_limits(THREADS, user_api="blas"):
+    with threadpool_limits(options.threads, user_api="blas"):
         lines = [
             compare(name, make_pipeline_for(kind, params=params), X, slot, subject, labels, options)
             for name, (kind, params) in DECODERS.items()
@@ -53,7 +53,7 @@ def main() -> None:
     print(
         f"{options.permutations:,} labellings x {options.folds} folds, {options.samples:,} samples "
         f"x {options.voxels} voxels, {options.classes} classes, {len(labels[0])} blocks that keep "
-        f"one label, {THREADS} threads. Median of {options.repeats} (selection: once); "
+        f"one label, {options.threads} threads. Median of {options.repeats} (selection: once); "
         f"the loop was timed on {options.loop} labellings a fold and scaled.\n"
     )
     print("| decoder | loop, s | together, s | times faster | largest difference |")

@@ -1,5 +1,7 @@
 """Sample tables of designs that the tests of splits, audit and chance share."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -86,3 +88,22 @@ def rows_table(n_subjects=6, n_each=3, labels=("anger", "fear", "joy")):
 def noise(table, seed=0, n_columns=20):
     """Data without any information, one row for each row of the table."""
     return np.random.default_rng(seed).normal(size=(len(table), n_columns)).astype(np.float32)
+
+
+def slow_noise(table, seed=0, n_columns=100):
+    """Autocorrelated noise, every scan its own."""
+    X = noise(table, seed, n_columns)
+    keys = [name for name in ("subject", "run") if name in table]
+    for rows in table.groupby(keys).indices.values():
+        for before, after in pairwise(rows):
+            X[after] = 0.6 * X[before] + 0.8 * X[after]
+    return X
+
+
+def raw_intensities(table, seed=0, n_columns=100):
+    """Autocorrelated noise on a strong anatomy: volumes of all subjects correlate above .99."""
+    rng = np.random.default_rng(seed)
+    number = pd.factorize(table["subject"])[0]
+    brain = 1000 + 400 * rng.normal(size=n_columns)
+    own = 15 * rng.normal(size=(number.max() + 1, n_columns))
+    return (brain + own[number] + 8 * slow_noise(table, seed, n_columns)).astype(np.float32)

@@ -92,6 +92,27 @@ def test_two_counterbalanced_orders_are_two_designs():
     assert (labels[:, rows[0]] == labels[:, rows[1]]).any(axis=1).mean() > 0.9
 
 
+def few_blocks(order, n_subjects, seed=0):
+    return blocks(n_subjects=n_subjects, n_runs=1, n_blocks=4, n_classes=2, order=order, seed=seed)
+
+
+def test_orders_of_few_blocks_that_are_alike_by_accident_are_no_common_design():
+    table = few_blocks("own", 6)
+    orders = [tuple(codes(own)[::10]) for _, own in table.groupby("subject")]
+    assert len(set(orders)) < 6
+    exchange, labels = draws(table, classes=CLASSES[:2], n=300)
+    assert len(exchange.pools) == 6
+    a, b = labels[:, :40], labels[:, 40:80]
+    assert (a == b).all(axis=1).mean() < 0.4
+
+
+def test_a_common_order_of_few_blocks_is_known_by_its_subjects_or_its_stimulus():
+    assert len(draws(few_blocks("common", 6), classes=CLASSES[:2])[0].pools) == 1
+    pair = few_blocks("common", 2)
+    assert len(draws(pair, classes=CLASSES[:2])[0].pools) == 2
+    assert len(draws(pair.assign(stimulus="film"), classes=CLASSES[:2])[0].pools) == 1
+
+
 def test_rows_of_a_table_are_exchanged_within_each_subject():
     table = rows_table(labels=CLASSES)
     exchange, labels = draws(table, n=200)

@@ -1,4 +1,4 @@
-"""Random labels: shared by all who saw a stimulus, drawn without the data, the same from one seed."""
+"""Random labels: shared by all who saw a stimulus, drawn without the data, one seed one draw."""
 
 import numpy as np
 import pytest
@@ -69,5 +69,5 @@ def test_the_notes_say_that_they_are_random():
 
 
 def test_classes_that_are_named_twice_are_refused():
-    with pytest.raises(InputError, match="labels.classes"):
+    with pytest.raises(InputError, match=r"labels\.classes"):
         label_random(runs(), classes=("a", "a"))

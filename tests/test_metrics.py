@@ -10,6 +10,7 @@ from sklearn import metrics as oracle
 
 from designs import blocks, film
 from emodecode.errors import InputError
+from emodecode.evaluate.fold import Split
 from emodecode.evaluate.metrics import find_rows, roc_curves, score_predictions, summarise
 from emodecode.evaluate.roc import GRID
 
@@ -187,6 +188,28 @@ def test_structure_is_the_contract_and_plain_json():
     shuffled = predictions.sample(frac=1.0, random_state=0)
     again = score(shuffled, samples_table=table, seed=3)["models"]["lda"]
     assert again["macro_auc"] == pytest.approx(model["macro_auc"])
+
+
+def test_the_test_is_named_and_one_fold_needs_no_correction():
+    table = blocks()
+    many = score(predict(table))["models"]["one"]
+    assert many["test"]["method"] == "predictions"
+    assert many["test"]["n_permutations"] == 20
+    assert many["test"]["sentence"] == (
+        "20 labellings: labels of whole blocks exchanged within runs (10 sets of labels); "
+        "predictions fixed, deviations x 1.41 because the folds share training samples "
+        "(approximate)"
+    )
+    apart = [
+        Split(np.arange(10), np.empty(0, int), np.arange(10, 20), name="one"),
+        Split(np.arange(20, 30), np.empty(0, int), np.arange(30, 40), name="two"),
+    ]
+    alone = score(predict(table), splits=apart)["models"]["one"]
+    assert alone["test"]["sentence"].endswith("; predictions fixed (approximate)")
+    for metric in ("balanced_accuracy", "macro_auc", "log_loss"):
+        ratio = many[metric]["chance_sd"] / alone[metric]["chance_sd"]
+        assert ratio == pytest.approx(np.sqrt(2))
+        assert many[metric]["chance"] == pytest.approx(alone[metric]["chance"])
 
 
 def test_rows_may_be_given_or_found():

@@ -148,10 +148,11 @@ def test_overlap_is_in_numbers(proven):
     part = words(page.source.split('id="overlap"')[1].split("<nav")[0])
     for text in (
         "whoever saw it 100 %", "saw 94 %", "mean 12.4", "within 4 s 76 %", "within 30 s > 99.9 %",
-        "(stimulus): balanced accuracy, macro AUC .91, .99", "moved by +2 volumes (+4 s)",
+        "any subject, no brain data: balanced accuracy, macro AUC .91, .99",
+        "moved by +2 volumes (+4 s)",
     ):  # fmt: skip
         assert text in part
-    assert "(subject)" not in part
+    assert "of the same subject and run, no" not in part
     assert "Share of variance that the labels explain" in page.source
 
 

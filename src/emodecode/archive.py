@@ -77,7 +77,8 @@ def write_results(
     write_json(proof.fitted, folder / "fitted.json")
     write_json(proof.scores, folder / "scores.json")
     write_json(
-        proof.audit.to_json() | {"allow_leakage": study.evaluate.allow_leakage}, folder / "audit.json"
+        proof.audit.to_json() | {"allow_leakage": study.evaluate.allow_leakage},
+        folder / "audit.json",
     )
     if gathered.labelled is not None:
         write_table(gathered.labelled.timeline, folder / "labels-timeline.tsv")

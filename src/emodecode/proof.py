@@ -1,9 +1,11 @@
 """Proof: the scores of a study together with all that says what they are worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from emodecode import assemble
 from emodecode.assemble import Gathered
@@ -12,6 +14,7 @@ from emodecode.study import Study
 
 if TYPE_CHECKING:
     from emodecode.evaluate.audit import Audit
+    from emodecode.evaluate.chance import Null
     from emodecode.evaluate.controls import Control
     from emodecode.evaluate.results import Results
     from emodecode.evaluate.score import Candidate
@@ -77,7 +80,7 @@ def prove(study: Study, gathered: Gathered, *, work: Work) -> Proof:
 
     samples, rules = gathered.samples, study.evaluate
     splits, split = assemble.split_samples(study, samples.table)
-    known = {
+    known: dict[str, Any] = {
         "X": samples.X,
         "duplicates": find_duplicates(samples.X, samples.table),
         "tr_s": gathered.tr_s,
@@ -133,6 +136,8 @@ def _score(
         seed=study.seed,
         **work.as_arguments(),
     )
+    if study.evaluate.calibrate != "none":
+        nulls = {name: _without_probabilities(null) for name, null in nulls.items()}
     scores = score_predictions(
         results.predictions,
         classes=results.classes,
@@ -141,6 +146,7 @@ def _score(
         samples_table=samples.table,
         rows=results.rows,
         nulls=nulls,
+        splits=splits,
     )
     for model in study.models:
         found, name = scores["models"][model.name], model.name
@@ -167,11 +173,23 @@ def _to_refit(study: Study, candidates: "Sequence[Candidate]") -> "list[Candidat
     how = study.evaluate.permutation
     if how == "predictions":
         return []
-    return [
-        candidate
+    real = [
+        replace(candidate, calibrate=False)
         for candidate, model in zip(candidates, study.models, strict=True)
-        if model.kind != "dummy" and (how == "refit" or has_fast_path(candidate))
+        if model.kind != "dummy"
     ]
+    return [candidate for candidate in real if how == "refit" or has_fast_path(candidate)]
+
+
+def _without_probabilities(null: "Null") -> "Null":
+    """Scores that no temperature changes: the refitted decoders are not calibrated."""
+    unknown = {
+        metric: values
+        if metric in ("balanced_accuracy", "accuracy")
+        else np.full_like(values, np.nan)
+        for metric, values in null.scores.items()
+    }
+    return replace(null, scores=unknown)
 
 
 def _temperatures(results: "Results", model: str) -> dict[str, float] | None:
@@ -218,10 +236,7 @@ def _compare(
     if len(real) < 2:
         return []
     return compare(
-        {
-            name: results.predictions[results.predictions["model"] == name]
-            for name in real
-        },
+        {name: results.predictions[results.predictions["model"] == name] for name in real},
         splits,
         verdicts=dict.fromkeys(real, audit.verdict),
         classes=results.classes,

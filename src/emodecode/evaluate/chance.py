@@ -159,7 +159,7 @@ def describe_test(
 
 def shares_training(splits: Sequence[Split]) -> bool:
     """Tell whether two of the folds train on one another's test samples."""
-    n = 1 + max((int(part.max()) for s in splits for part in (s.train, s.test) if part.size))
+    n = 1 + max(int(part.max()) for s in splits for part in (s.train, s.test) if part.size)
     trains = np.zeros((len(splits), n), dtype=bool)
     for number, split in enumerate(splits):
         trains[number, split.train] = True

@@ -63,7 +63,7 @@ class Exchange:
             if pool.kind == "shift":
                 total += np.log(_period(self.label[pool.slots]))
             else:
-                total += np.log(_n_orders(self.label[pool.slots]))
+                total += _log_orders(self.label[pool.slots])
         return float(total)
 
 
@@ -275,10 +275,10 @@ def _may_be_accident(things: dict[Any, int], n_alike: int, n_owners: int) -> boo
     """Whether so many of `n_owners` random orders are alike in more than 5 % of such designs."""
     if n_alike < 2:
         return False
-    alike = 1 / _n_orders(list(things.values()))
+    alike = np.exp(-_log_orders(np.array(list(things.values()))))
     return bool(binom.sf(n_alike - 2, n_owners - 1, alike) > _ACCIDENT)
 
 
-def _n_orders(labels: Sequence[int]) -> float:
+def _log_orders(labels: np.ndarray) -> float:
     counts = np.bincount(labels)
-    return float(np.exp(gammaln(counts.sum() + 1) - gammaln(counts + 1).sum()))
+    return float(gammaln(counts.sum() + 1) - gammaln(counts + 1).sum())

@@ -136,7 +136,7 @@ def _step(record: Any, split: Split, n_samples: int, where: str) -> Step:
     flags = {key: record.get(key) for key in ("recorded", "fresh")}
     wrong += [key for key, value in flags.items() if value is not None and type(value) is not bool]
     if wrong:
-        raise _no_steps(where, f"{wrong[0]} = {str(record[wrong[0]])[:40]!r}")
+        raise _no_steps(where, f"{wrong[0]} = {repr(record[wrong[0]])[:40]}")
     name = texts["step"] or (texts["kind"] if texts["kind"] in ("model", "permutation") else None)
     if name is None:
         raise _no_steps(where, f"no name of the step in {str(record)[:80]}")

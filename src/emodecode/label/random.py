@@ -1,4 +1,4 @@
-"""Random labels: episodes that are nowhere in the data, to see what a procedure finds in nothing."""
+"""Random labels: episodes that are nowhere in the data, to see what is found in nothing."""
 
 import hashlib
 from collections.abc import Sequence

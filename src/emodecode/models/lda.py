@@ -73,7 +73,8 @@ class ShrunkLda(ClassifierMixin, BaseEstimator):
         covariance.flat[:: len(covariance) + 1] += self.shrinkage_ * target
         centre = means.mean(axis=0)
         offset = means - centre
-        coef = linalg.solve(covariance, offset.T, assume_a="pos", overwrite_a=True).T
+        factor = linalg.cho_factor(covariance, overwrite_a=True)
+        coef = linalg.cho_solve(factor, offset.T).T
         shares = np.full(len(counts), 1 / len(counts))
         if self.class_weight is None:
             shares = counts / len(X)

@@ -16,6 +16,8 @@ _SINGULAR = 1e-9
 
 
 class Coordinates(NamedTuple):
+    """Training and test samples around the training mean, and the voxels they stand for."""
+
     train: np.ndarray
     test: np.ndarray
     n_voxels: int
@@ -42,6 +44,7 @@ class Eigen(NamedTuple):
 
 
 def eigenbasis(coordinates: Coordinates, slot: np.ndarray, sizes: np.ndarray) -> Eigen:
+    """Rotate to the eigenvectors of the total scatter and sum what no label changes."""
     train, test = coordinates.train, coordinates.test
     if coordinates.route == "direct":
         values, vectors = linalg.eigh(train.T @ train, driver="evd", overwrite_a=True)
@@ -62,6 +65,7 @@ def solve_positive(matrix: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 
 def sum_slots(values: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """Sum the rows of each slot: (n_samples, d) -> (n_slots, d)."""
     order = np.argsort(slot, kind="stable")
     first = np.searchsorted(slot[order], np.arange(slot.max() + 1))
     return np.add.reduceat(values[order], first, axis=0)

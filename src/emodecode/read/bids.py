@@ -21,9 +21,9 @@ from emodecode.read.files import (
 from emodecode.read.selection import VARIANT, Selection, run_key, run_name, run_spellings
 from emodecode.read.sidecars import (
     read_confounds,
-    read_motion,
     read_groups,
     read_metadata,
+    read_motion,
     repetition_time,
     timing_notes,
 )

@@ -84,7 +84,7 @@ def _draw_row(
         score["value"], row, "o" if kind == "main" else "D", color=ink, zorder=4, **size, **edge
     )
     text = f"{format_number(score['value'])}  {format_interval(score)}".removesuffix("  n/a")
-    symbol = "" if kind == "main" else f"{SYMBOLS[kind]}  "
+    symbol = "" if kind == "main" else f"{'–' if kind == 'note' else SYMBOLS[kind]}  "
     weight = "bold" if kind == "main" else "normal"
     colour = ink if kind in ("leak", "caution") else INK
     _write_beside(axes, row, 0.015, symbol + text, color=colour, weight=weight)

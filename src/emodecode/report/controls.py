@@ -17,6 +17,10 @@ MOMENTS = {
     "share_moment_of_others_in_training": "test samples whose very moment another subject in "
     "training saw",
 }
+CLOCKS = {
+    "stimulus": "nearest neighbour in time, of any subject",
+    "subject": "nearest neighbour in time, of the same subject and run",
+}
 OFF = (
     "Controls were switched off (evaluate.controls = false): nothing shows that these decoders "
     "find nothing where there is nothing."
@@ -108,7 +112,7 @@ def _overlap_rows(overlap: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     asked += [
         (
-            f"nearest neighbour in time, no brain data ({clock}): balanced accuracy, macro AUC",
+            f"{CLOCKS.get(clock, clock)}, no brain data: balanced accuracy, macro AUC",
             f"{wording.format_number(found.get('balanced_accuracy'))}, "
             f"{wording.format_number(found.get('macro_auc'))}",
         )
