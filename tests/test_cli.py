@@ -14,7 +14,7 @@ import pytest
 
 from emodecode import __version__
 from emodecode.cli import app, main
-from emodecode.evaluate import score
+from emodecode.evaluate import controls, score
 from emodecode.samples import TABLE_COLUMNS, read_table, write_table
 from emodecode.study import load_study
 from refusal import evaluate, label
@@ -30,6 +30,7 @@ FILES = {
     "scores.json",
     "audit.json",
     "provenance.json",
+    "fitted.json",
     "splits.json",
     "labels-timeline.tsv",
     "mask.nii.gz",
@@ -63,7 +64,9 @@ def evaluated(tmp_path_factory) -> Path:
 
 
 def test_all_commands_are_there():
-    assert COMMANDS == ["audit", "demo", "evaluate", "fetch", "label", "report", "simulate"]
+    assert COMMANDS == [
+        *("audit", "compare", "demo", "evaluate", "fetch", "label", "report", "simulate"),
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -264,7 +267,8 @@ def test_audit_says_what_it_could_not_check(tmp_path, capsys):
     files = ("--table", tmp_path / "rows.tsv", "--splits", tmp_path / "folds.json")
     assert _run("audit", *files) == 0
     said = capsys.readouterr().out
-    assert "verdict: clean" in said
+    assert "verdict: caution" in said
+    assert "[caution] T19" in said, "two rows a subject can be relabelled in four ways only"
     assert "not checked:\n" in said
     assert "T1: neighbours in time (no onset_s)" in said
 
@@ -299,7 +303,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from emodecode.cli import main
-from emodecode.evaluate import score
+from emodecode.evaluate import controls, score
 
 save, finished = np.savez, []
 
@@ -317,7 +321,9 @@ main(sys.argv[1:])
 
 
 def _count_fits(monkeypatch) -> list[str]:
+    """Fits of the decoders themselves; those of the controls are not counted."""
     fitted, run_one = [], score._run_one
+    monkeypatch.setattr(controls, "run_controls", lambda *_, **__: [])
 
     def counted(X, table, classes, task, tuning):
         fitted.append(f"{task.candidate.name} {task.split.name}")

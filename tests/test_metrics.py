@@ -13,6 +13,7 @@ from emodecode.errors import InputError
 from emodecode.evaluate.fold import Split
 from emodecode.evaluate.metrics import find_rows, roc_curves, score_predictions, summarise
 from emodecode.evaluate.roc import GRID
+from emodecode.evaluate.splits import leave_one_subject_out
 
 CLASSES = ("c0", "c1", "c2")
 
@@ -192,7 +193,8 @@ def test_structure_is_the_contract_and_plain_json():
 
 def test_the_test_is_named_and_one_fold_needs_no_correction():
     table = blocks()
-    many = score(predict(table))["models"]["one"]
+    predictions = predict(table, fold=np.where(table["subject"] < "03", "one", "two"))
+    many = score(predictions)["models"]["one"]
     assert many["test"]["method"] == "predictions"
     assert many["test"]["n_permutations"] == 20
     assert many["test"]["sentence"] == (
@@ -204,7 +206,7 @@ def test_the_test_is_named_and_one_fold_needs_no_correction():
         Split(np.arange(10), np.empty(0, int), np.arange(10, 20), name="one"),
         Split(np.arange(20, 30), np.empty(0, int), np.arange(30, 40), name="two"),
     ]
-    alone = score(predict(table), splits=apart)["models"]["one"]
+    alone = score(predictions, splits=apart)["models"]["one"]
     assert alone["test"]["sentence"].endswith("; predictions fixed (approximate)")
     for metric in ("balanced_accuracy", "macro_auc", "log_loss"):
         ratio = many[metric]["chance_sd"] / alone[metric]["chance_sd"]
@@ -314,3 +316,17 @@ def test_a_class_nobody_has_gets_no_curve():
     assert found["pooled"]["per_class"]["c2"] is None
     assert found["subjects"]["per_class"]["c2"] is None
     assert found["subjects"]["macro"]["n_subjects"] == 5
+
+
+def test_intervals_are_widened_where_folds_share_training_samples():
+    """Nadeau and Bengio (2003): sqrt((1/J + n_test/n_train) / (1/J)), here with J = 5 subjects."""
+    table = blocks(n_subjects=5)
+    splits = leave_one_subject_out(table)
+    predictions = predict(table, fold=("sub-" + table["subject"]).to_numpy())
+    plain, wide = score(predictions), score(predictions, splits=splits)
+    assert plain["widening"] == 1
+    assert wide["widening"] == pytest.approx(np.sqrt(1 + 5 * (1 / 4)))
+    one, two = (found["models"]["one"]["balanced_accuracy"] for found in (plain, wide))
+    assert one["value"] == two["value"]
+    ratio = (two["high"] - two["value"]) / (one["high"] - one["value"])
+    assert ratio == pytest.approx(wide["widening"])

@@ -153,7 +153,11 @@ def _score(
         found["kind"] = model.kind
         own = results.predictions[results.predictions["model"] == name]
         found |= describe_calibration(
-            own, classes=results.classes, seed=study.seed, temperatures=_temperatures(results, name)
+            own,
+            classes=results.classes,
+            seed=study.seed,
+            temperatures=_temperatures(results, name),
+            widening=scores["widening"],
         )
         main = "balanced_accuracy"
         null = nulls.get(name)

@@ -177,6 +177,7 @@ def describe_calibration(
     classes: Sequence[str],
     seed: int,
     temperatures: Mapping[str, float] | None = None,
+    widening: float = 1.0,
 ) -> dict[str, Any]:
     """Describe the calibration of one model's predictions: its part of ``scores.json``.
 
@@ -189,6 +190,8 @@ def describe_calibration(
         Of the resampled subjects.
     temperatures : dict of fold name -> T, optional
         What the stored probabilities were scaled by.
+    widening : float
+        Of the interval of the Brier score (`emodecode.evaluate.units.Units.widening`).
 
     Returns
     -------
@@ -212,7 +215,9 @@ def describe_calibration(
     binned = _bin(given, truth, subject, N_BINS)
     weights = _resamples(binned.n.shape[0], seed)
     found: dict[str, Any] = {
-        "brier": summarise(_by_subject(_brier(given, truth), subject), largest=2.0),
+        "brier": summarise(
+            _by_subject(_brier(given, truth), subject), largest=2.0, widening=widening
+        ),
         "ece": _describe_ece(binned, weights),
         "reliability": _describe_bins(binned, weights),
         "temperature": None,

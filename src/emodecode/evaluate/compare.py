@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student_t
 
 from emodecode.errors import InputError
@@ -17,6 +15,7 @@ from emodecode.evaluate.metrics import check_predictions
 from emodecode.evaluate.same_folds import check_same_predictions
 from emodecode.evaluate.subjects import sign_flip
 from emodecode.evaluate.tally import METRICS, make_tally, subject_scores
+from emodecode.evaluate.units import Units, find_units
 
 __all__ = [
     "claim_difference",
@@ -31,14 +30,6 @@ __all__ = [
 
 LOWER_IS_BETTER = ("log_loss",)
 ALPHA = 0.05
-
-
-class Units(NamedTuple):
-    """What the corrected test counts: each fold's unit, the ratio n_test / n_train, the kind."""
-
-    of_fold: dict[str, int]
-    ratio: float
-    kind: str
 
 
 def fold_scores(
@@ -158,43 +149,6 @@ def compare(
         pair |= {"p_holm": None if p is None else p_holm, "n_pairs": len(pairs)}
         pair["sentence"] = claim_difference(pair, verdicts=verdicts)
     return pairs
-
-
-def find_units(predictions: pd.DataFrame, splits: Sequence[Split]) -> Units:
-    """Find the folds' units, and n_test / n_train (0 where no unit's rows are used in another).
-
-    Folds that test a subject in common are one unit if that leaves several units; otherwise each
-    fold is one.
-    """
-    by_name = {split.name: split for split in splits}
-    pairs = predictions[["fold", "subject"]].astype(str).drop_duplicates()
-    fold, folds = pd.factorize(pairs["fold"], sort=True)
-    if len(by_name) != len(splits) or not set(folds) <= set(by_name):
-        raise _bad_request(
-            f"predictions of the folds {', '.join(folds[:3])} ... for splits named "
-            f"{', '.join(list(by_name)[:3])} ...",
-            "one split of its own name for each fold",
-        )
-    subject = pd.factorize(pairs["subject"])[0]
-    size = (len(folds), int(subject.max()) + 1)
-    tested = coo_array((np.ones(len(pairs)), (fold, subject)), shape=size).tocsr()
-    n_units, unit = connected_components(tested @ tested.T, directed=False)
-    together = 1 < n_units < len(folds)
-    of_fold = dict(zip(folds, unit.tolist() if n_units > 1 else range(len(folds)), strict=True))
-    kind = "folds of the same subjects" if together else "folds"
-    return Units(of_fold, _ratio([by_name[name] for name in folds], list(of_fold.values())), kind)
-
-
-def _ratio(splits: Sequence[Split], unit: Sequence[int]) -> float:
-    n_rows = 1 + max(int(np.max(np.append(s.train, s.test))) for s in splits)
-    trained, tested = (np.zeros((max(unit) + 1, n_rows), dtype=bool) for _ in range(2))
-    for split, number in zip(splits, unit, strict=True):
-        trained[number, split.train] = True
-        tested[number, split.test] = True
-    shared = trained.any(axis=0) & ((trained | tested).sum(axis=0) > 1)
-    if not shared.any():
-        return 0.0
-    return float(tested.sum(axis=1).mean() / np.mean([len(split.train) for split in splits]))
 
 
 def _compare_two(

@@ -18,6 +18,7 @@ from emodecode.evaluate.exchange import Exchange, make_exchange
 from emodecode.evaluate.fold import Split
 from emodecode.evaluate.roc import roc_curves
 from emodecode.evaluate.tally import METRICS, Tally, make_tally, subject_scores, summarise
+from emodecode.evaluate.units import find_units
 
 __all__ = ["check_predictions", "find_rows", "roc_curves", "score_predictions", "summarise"]
 
@@ -43,7 +44,8 @@ def score_predictions(
     The subject is the unit of inference: each score is computed subject by subject over all of
     the subject's folds, ``value`` is the mean over subjects and ``low``, ``high`` its 95 %
     interval by Student's t with n_subjects - 1 degrees of freedom (cut to the metric's range; None
-    for one subject). Chance is the mean over exchanged labels (`emodecode.evaluate.chance`).
+    for one subject), widened because folds share training samples (with `splits`; Nadeau & Bengio
+    2003). Chance is the mean over exchanged labels (`emodecode.evaluate.chance`).
 
     Parameters
     ----------
@@ -64,12 +66,13 @@ def score_predictions(
         For other models labels are exchanged under fixed predictions.
     splits : sequence of Split, optional
         The folds, to know whether they share training samples; without them, several folds are
-        taken to.
+        taken to, and intervals are not widened.
 
     Returns
     -------
     dict
-        ``classes``, ``chance`` (what was exchanged), and for each model under ``models``:
+        ``classes``, ``chance`` (what was exchanged), ``widening`` (of the intervals) and for each
+        model under ``models``:
         ``balanced_accuracy accuracy macro_auc log_loss`` (``value low high n_subjects chance
         chance_sd p p_smallest``), ``per_class`` (``precision recall f1 auc``, each ``value low high
         n_subjects``, and ``support``), ``confusion`` (counts; rows are labels, columns
@@ -88,6 +91,7 @@ def score_predictions(
     exchange = make_exchange(samples, classes=classes)
     drawn = {"n_permutations": n_permutations, "seed": seed}
     several = len(set(predictions["fold"])) > 1 if splits is None else shares_training(splits)
+    widening = 1.0 if splits is None else find_units(predictions, splits).widening
     models = {}
     for name in dict.fromkeys(predictions["model"]):
         own = np.flatnonzero((predictions["model"] == name).to_numpy())
@@ -97,10 +101,10 @@ def score_predictions(
         )
         null = (nulls or {}).get(str(name))
         chance, test = _test(tally, exchange, null, several, drawn)
-        models[str(name)] = _score_model(coded, tally, exchange.label, chance, classes)
+        models[str(name)] = _score_model(coded, tally, exchange.label, chance, classes, widening)
         models[str(name)]["test"] = test
     how = {"method": exchange.sentence, "n_permutations": n_permutations, "seed": seed}
-    return {"classes": classes, "chance": how, "models": models}
+    return {"classes": classes, "chance": how, "widening": widening, "models": models}
 
 
 def _test(
@@ -142,7 +146,12 @@ def _code(table: pd.DataFrame, classes: list[str]) -> Coded:
 
 
 def _score_model(
-    coded: Coded, tally: Tally, labels: np.ndarray, chance: dict, classes: list[str]
+    coded: Coded,
+    tally: Tally,
+    labels: np.ndarray,
+    chance: dict,
+    classes: list[str],
+    widening: float,
 ) -> dict[str, Any]:
     found = {name: values[0] for name, values in subject_scores(tally, labels[None]).items()}
     n = len(classes)
@@ -151,13 +160,13 @@ def _score_model(
     scores: dict[str, Any] = {}
     for metric in METRICS:
         level = chance[metric]
-        scores[metric] = summarise(found[metric], largest=LARGEST[metric]) | {
+        scores[metric] = summarise(found[metric], largest=LARGEST[metric], widening=widening) | {
             "chance": level["mean"],
             "chance_sd": level["sd"],
             "p": level["p"],
             "p_smallest": level["p_smallest"],
         }
-    scores["per_class"] = _per_class(counts, found["auc"], classes)
+    scores["per_class"] = _per_class(counts, found["auc"], classes, widening)
     scores["confusion"] = counts.sum(axis=0).tolist()
     scores["per_subject"] = {
         name: {metric: _plain(found[metric][k]) for metric in METRICS}
@@ -168,7 +177,9 @@ def _score_model(
     return scores
 
 
-def _per_class(counts: np.ndarray, auc: np.ndarray, classes: list[str]) -> dict[str, Any]:
+def _per_class(
+    counts: np.ndarray, auc: np.ndarray, classes: list[str], widening: float
+) -> dict[str, Any]:
     """Per subject that has the class; a class that is never predicted has precision 0."""
     right = np.diagonal(counts, axis1=1, axis2=2).astype(float)
     support, predicted = counts.sum(axis=2), counts.sum(axis=1)
@@ -178,10 +189,10 @@ def _per_class(counts: np.ndarray, auc: np.ndarray, classes: list[str]) -> dict[
     f1 = absent + 2 * right / np.maximum(support + predicted, 1)
     return {
         name: {
-            "precision": summarise(precision[:, c]),
-            "recall": summarise(recall[:, c]),
-            "f1": summarise(f1[:, c]),
-            "auc": summarise(auc[:, c]),
+            "precision": summarise(precision[:, c], widening=widening),
+            "recall": summarise(recall[:, c], widening=widening),
+            "f1": summarise(f1[:, c], widening=widening),
+            "auc": summarise(auc[:, c], widening=widening),
             "support": int(support[:, c].sum()),
         }
         for c, name in enumerate(classes)

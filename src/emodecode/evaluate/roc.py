@@ -15,7 +15,9 @@ Curve = tuple[np.ndarray, float]
 """True positive rates on `GRID`, and the area under the curve."""
 
 
-def roc_curves(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+def roc_curves(
+    predictions: pd.DataFrame, classes: Sequence[str], *, widening: float = 1.0
+) -> dict[str, Any]:
     """Draw the ROC of every class of every model.
 
     Parameters
@@ -23,6 +25,8 @@ def roc_curves(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, A
     predictions : DataFrame
         As for `emodecode.evaluate.metrics.score_predictions`.
     classes : sequence of str
+    widening : float
+        Of the intervals (`emodecode.evaluate.units.Units.widening`).
 
     Returns
     -------
@@ -55,7 +59,7 @@ def roc_curves(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, A
         found[str(model)] = {
             "pooled": _named([_plain(curve) for curve in pooled], names),
             "subjects": _named(
-                [_over_subjects([c[k] for c in single]) for k in range(n + 2)], names
+                [_over_subjects([c[k] for c in single], widening) for k in range(n + 2)], names
             ),
         }
     return found
@@ -126,13 +130,13 @@ def _plain(curve: Curve | None) -> dict[str, Any] | None:
     return None if curve is None else {"tpr": curve[0].tolist(), "auc": curve[1]}
 
 
-def _over_subjects(curves: list[Curve | None]) -> dict[str, Any] | None:
+def _over_subjects(curves: list[Curve | None], widening: float) -> dict[str, Any] | None:
     there = [curve for curve in curves if curve is not None]
     if not there:
         return None
     lines = np.stack([curve[0] for curve in there])
     mean, n = lines.mean(axis=0), len(there)
-    half = interval_half(lines)
+    half = interval_half(lines, widening=widening)
     return {
         "tpr": mean.tolist(),
         "low": None if half is None else np.maximum(0, mean - half).tolist(),

@@ -207,8 +207,11 @@ def mean_over_subjects(values: np.ndarray) -> np.ndarray:
     return _mean(values)
 
 
-def summarise(values: np.ndarray, *, largest: float = 1.0) -> dict[str, Any]:
-    """Mean and 95 % t interval over subjects; subjects with NaN do not count."""
+def summarise(values: np.ndarray, *, largest: float = 1.0, widening: float = 1.0) -> dict[str, Any]:
+    """Mean and 95 % t interval over subjects; subjects with NaN do not count.
+
+    The interval is `widening` times as wide (`emodecode.evaluate.units.Units.widening`).
+    """
     known = values[np.isfinite(values)]
     n = len(known)
     if n == 0:
@@ -216,17 +219,18 @@ def summarise(values: np.ndarray, *, largest: float = 1.0) -> dict[str, Any]:
     mean = float(known.mean())
     if n == 1:
         return {"value": mean, "low": None, "high": None, "n_subjects": 1}
-    half = float(interval_half(known))  # type: ignore[arg-type]
+    half = float(interval_half(known, widening=widening))  # type: ignore[arg-type]
     low, high = max(0.0, mean - half), min(float(largest), mean + half)
     return {"value": mean, "low": low, "high": high, "n_subjects": n}
 
 
-def interval_half(values: np.ndarray) -> np.ndarray | None:
+def interval_half(values: np.ndarray, *, widening: float = 1.0) -> np.ndarray | None:
     """Half of the 95 % t interval of the mean over subjects, the first axis; None for one."""
     n = len(values)
     if n < 2:
         return None
-    return student_t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+    error = values.std(axis=0, ddof=1) / np.sqrt(n)
+    return widening * student_t.ppf(0.975, n - 1) * error
 
 
 def _by_fold(tally: Tally, values: np.ndarray) -> np.ndarray:

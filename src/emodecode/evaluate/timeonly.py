@@ -54,7 +54,7 @@ def time_only_predictions(
     if not any(axis.known.any() for axis in axes):
         splits = []
     labels = np.eye(len(design.label.names))[design.label.code]
-    parts = [_find_voters(axes, split).count(labels) for split in splits]
+    parts = [_find_voters(axes, split).add_up(labels) for split in splits]
     rows = np.concatenate([np.empty(0, dtype=np.int64), *(split.test for split in splits)])
     given = np.concatenate([np.empty((0, len(design.label.names))), *parts])
     given /= given.sum(axis=1, keepdims=True)
@@ -129,7 +129,7 @@ class _Voters(NamedTuple):
     near: csr_array
     which: np.ndarray
 
-    def count(self, values: np.ndarray) -> np.ndarray:
+    def add_up(self, values: np.ndarray) -> np.ndarray:
         """Sums over the nearest training samples, (n_test, n_columns)."""
         return (self.near @ values)[self.which]
 
@@ -183,14 +183,18 @@ def _add_hits(
 ) -> None:
     """Add samples and hits of each labelling, subject and class to `sums`."""
     n_classes, n_subjects = sums.shape[3], sums.shape[2]
-    votes = np.stack([voters.near @ (c == labels.T).astype(float) for c in range(n_classes)])
+    votes = np.stack([voters.near @ _indicator(labels.T, c) for c in range(n_classes)])
     predicted = votes.argmax(axis=0)[voters.which]
     ones, rows = np.ones(len(subject)), np.arange(len(subject))
     whose = csr_array((ones, (subject, rows)), shape=(n_subjects, len(subject)))
     for c in range(n_classes):
-        this = c == truth.T
-        sums[0, :, :, c] += (whose @ this.astype(float)).T
-        sums[1, :, :, c] += (whose @ (this & (predicted == c)).astype(float)).T
+        this = _indicator(truth.T, c)
+        sums[0, :, :, c] += (whose @ this).T
+        sums[1, :, :, c] += (whose @ (this * _indicator(predicted, c))).T
+
+
+def _indicator(codes: np.ndarray, code: int) -> np.ndarray:
+    return np.where(codes == code, 1.0, 0.0)
 
 
 def _as_predictions(

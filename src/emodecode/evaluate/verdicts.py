@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from emodecode.evaluate.corrected import holm
 from emodecode.evaluate.fold import Split
 from emodecode.evaluate.metrics import score_predictions
 from emodecode.evaluate.tally import summarise
@@ -168,16 +169,6 @@ def judge(
         _control(each, found, None if found.p is None else next(corrected), n_tests)
         for each, found in zip(asked, outcomes, strict=True)
     ]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the given order."""
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1.0)
-    return corrected.tolist()
 
 
 class _Test(NamedTuple):

@@ -13,6 +13,7 @@ from emodecode.errors import DataMissingError, InputError
 from emodecode.evaluate.compare import compare, scores_of_subjects
 from emodecode.evaluate.fold import Split, read_splits
 from emodecode.evaluate.metrics import LARGEST, summarise
+from emodecode.evaluate.units import find_units
 from emodecode.evaluate.same_folds import Evaluated, check_same_folds
 from emodecode.report import wording
 from emodecode.report.folder import ResultsFolder, read_folder
@@ -87,12 +88,15 @@ def compare_folders(
         rope=rope,
         seed=seed,
     )
+    widening = find_units(decoders[0].predictions, first.splits).widening
     return {
         "metric": metric,
         "rope": rope,
         "n_folds": len(first.splits),
         "n_samples": len(first.folder.samples),
-        "models": {decoder.name: _describe(decoder, classes, metric) for decoder in decoders},
+        "models": {
+            decoder.name: _describe(decoder, classes, metric, widening) for decoder in decoders
+        },
         "comparisons": comparisons,
     }
 
@@ -147,13 +151,15 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _describe(decoder: _Decoder, classes: list[str], metric: str) -> dict[str, Any]:
+def _describe(
+    decoder: _Decoder, classes: list[str], metric: str, widening: float
+) -> dict[str, Any]:
     scores = scores_of_subjects(decoder.predictions, classes=classes, metric=metric)
     return {
         "folder": str(decoder.folder.path),
         "model": decoder.model,
         "verdict": decoder.folder.verdict,
-        **summarise(scores.to_numpy(), largest=LARGEST[metric]),
+        **summarise(scores.to_numpy(), largest=LARGEST[metric], widening=widening),
     }
 
 

@@ -73,6 +73,7 @@ def describe_page(results: ResultsFolder) -> dict[str, Any]:
         "models": _models(results, colours),
         "best": min(results.models, key=lambda name: _rank(results, (name, ""))),
         "score_figure": draw_scores(scores, colours, leaks=leaks),
+        "widening": results.scores.get("widening") or 1.0,
         "chance_text": _chance_text(results),
         "published": published,
         "comparisons": describe_comparisons(results),
@@ -230,7 +231,8 @@ def _outlier(results: ResultsFolder, dummies: list[str]) -> str:
 def _roc(results: ResultsFolder, colours: dict[str, str]) -> list[dict[str, Any]]:
     from emodecode.evaluate.roc import roc_curves
 
-    curves = roc_curves(results.predictions, results.classes)
+    widening = results.scores.get("widening") or 1.0
+    curves = roc_curves(results.predictions, results.classes, widening=widening)
     panels = []
     for index, name in enumerate(results.models):
         drawn, score = curves[name]["subjects"], results.scores["models"][name]

@@ -264,6 +264,12 @@ def _scores(scores: dict) -> list[str]:
         "subjects, because samples of one subject are not independent [@schreiber2013; "
         "@varoquaux2017]."
     ]
+    widening = scores.get("widening") or 1.0
+    if widening > 1:
+        sentences.append(
+            f"Intervals are {widening:.2f} times as wide as those of independent subjects, because "
+            "the folds share training samples [@nadeau2003]."
+        )
     sentences += tell_chance(scores)
     return sentences
 
