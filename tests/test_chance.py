@@ -304,3 +304,44 @@ def test_a_common_order_with_a_common_response_needs_the_joint_exchange():
     assert (joint < 0.09).all()
     alone, _ = rejections(common, by_block_each_subject_alone, 100, common=1.5)
     assert (alone > 0.12).all()
+
+
+def unequal_blocks(lengths=((3, "c0"), (30, "c1"), (5, "c0"), (12, "c1"), (20, "c1"), (4, "c0"))):
+    """One subject, one run: class c1 comes in long blocks, c0 in short ones."""
+    label = np.concatenate([[name] * n for n, name in lengths])
+    block = np.repeat(np.arange(len(lengths)), [n for n, _ in lengths])
+    return pd.DataFrame(
+        {
+            "subject": "01",
+            "session": "n/a",
+            "run": "1",
+            "volume": np.arange(len(label)),
+            "onset_s": 2.0 * np.arange(len(label)),
+            "label": label,
+            "block": [f"{k:02d}" for k in block],
+        }
+    )
+
+
+def test_blocks_of_unequal_lengths_are_moved_with_their_lengths():
+    table = unequal_blocks()
+    exchange, labels = draws(table, classes=["c0", "c1"], n=200)
+    assert [pool.kind for pool in exchange.pools] == ["order"]
+    assert "each with its length" in exchange.sentence
+    true = codes(table, ["c0", "c1"])
+    assert (labels.sum(axis=1) == true.sum()).all(), "as many samples of each class"
+    assert len({one.tobytes() for one in labels}) > 100
+    assert exchange.log_arrangements == pytest.approx(math.log(math.factorial(6)))
+    for one in labels[:20]:
+        ends = np.flatnonzero(np.diff(one)) + 1
+        for stretch in np.split(one, ends):
+            assert len(stretch) >= (12 if stretch[0] else 3), "no block is cut"
+
+
+def test_unequal_blocks_of_a_common_design_are_moved_for_all_together():
+    table = unequal_blocks().assign(stimulus="film")
+    short = table[table["volume"] < 70].assign(subject="02")
+    both = pd.concat([table, short], ignore_index=True)
+    exchange, labels = draws(both, classes=["c0", "c1"])
+    assert len(exchange.pools) == 1
+    np.testing.assert_array_equal(labels[:, :70], labels[:, len(table) :])

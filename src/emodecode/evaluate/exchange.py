@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,14 +13,21 @@ from scipy.stats import binom
 from emodecode.errors import InputError
 
 UNITS = ("block", "shift")
+UNEQUAL = 1.5
+"""Longest over shortest block of a run above which blocks are moved with their lengths."""
 _ACCIDENT = 0.05
 
 
 class Pool(NamedTuple):
-    """Slots among which labels may be exchanged: freely, or by shifting them in a circle."""
+    """Slots among which labels may be exchanged.
+
+    Kinds: ``block``, ``run``, ``subject`` (freely), ``shift`` (in a circle), ``order`` (whole
+    blocks put in another order; ``blocks`` numbers the block of each slot, slots in time order).
+    """
 
     slots: np.ndarray
     kind: str
+    blocks: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +54,7 @@ class Exchange:
         kinds = [pool.kind for pool in self.pools]
         names = {
             "block": "labels of whole blocks exchanged within runs",
+            "order": "whole blocks, each with its length, put in another order within runs",
             "shift": "labels shifted in a circle within runs",
             "run": "labels of whole runs exchanged within subjects",
             "subject": "labels of whole subjects exchanged",
@@ -62,6 +71,9 @@ class Exchange:
         for pool in self.pools:
             if pool.kind == "shift":
                 total += np.log(_period(self.label[pool.slots]))
+            elif pool.blocks is not None:
+                label, length = _blocks_of(pool, self.label)
+                total += _log_orders(label * (length.max() + 1) + length)
             else:
                 total += _log_orders(self.label[pool.slots])
         return float(total)
@@ -78,7 +90,9 @@ def make_exchange(
 
     Blocks of one run exchange their labels; where subjects share the design (the same labels in
     the same blocks of the run), they are exchanged for all of these subjects together, unless so
-    few blocks could be in the same order by accident and no stimulus is named. A run whose
+    few blocks could be in the same order by accident and no stimulus is named. Blocks of unequal
+    lengths keep their lengths and are put in another order, so that every labelling has as many
+    samples of each class (if a class comes in longer blocks, its labels must stay so). A run whose
     blocks hold several labels, or ``unit="shift"``, is shifted in a circle. Runs with one label
     exchange it with the subject's other such runs; subjects with one label, with one another. Rows
     of a feature table are blocks of their own.
@@ -118,9 +132,21 @@ def permuted_labels(exchange: Exchange, *, n_permutations: int, seed: int) -> np
             by = rng.integers(n, size=(n_permutations, 1))
             order = (np.arange(n) + by) % n
             labels[:, pool.slots] = exchange.label[pool.slots][order]
+        elif pool.blocks is not None:
+            label, length = _blocks_of(pool, exchange.label)
+            orders = rng.permuted(np.tile(np.arange(len(label)), (n_permutations, 1)), axis=1)
+            for row, order in zip(labels, orders, strict=True):
+                row[pool.slots] = np.repeat(label[order], length[order])
         else:
             labels[:, pool.slots] = rng.permuted(labels[:, pool.slots], axis=1)
     return labels
+
+
+def _blocks_of(pool: Pool, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label and length, in slots, of each block of a pool."""
+    assert pool.blocks is not None
+    first = np.unique(pool.blocks, return_index=True)[1]
+    return labels[pool.slots[first]], np.bincount(pool.blocks)
 
 
 def _period(labels: np.ndarray) -> int:
@@ -232,6 +258,9 @@ class _Builder:
 
     def _add(self, owners: Sequence[_Owner], kind: str) -> None:
         for group in _shared_designs(owners):
+            if kind == "block" and (timed := self._timed(group)) is not None:
+                self._add_order(group, timed)
+                continue
             slots: dict[Any, int] = {}
             for owner in group:
                 for name, label in owner.things.items():
@@ -243,6 +272,32 @@ class _Builder:
             pool = np.array([slots[name] for name in ordered])
             if len({self.slot_label[slot] for slot in pool}) > 1:
                 self.pools.append(Pool(pool, kind))
+
+
+    def _timed(self, group: Sequence[_Owner]) -> dict[Any, Any] | None:
+        """Block of each volume, in time order; None unless the blocks' lengths differ much."""
+        block: dict[Any, Any] = {}
+        for owner in group:
+            for name, rows in owner.rows.items():
+                for volume in self.volume[rows].tolist():
+                    if block.setdefault(volume, name) != name:
+                        return None  # shown at other volumes to another subject
+        names = [block[volume] for volume in sorted(block)]
+        lengths = pd.Series(names).value_counts()
+        contiguous = sum(a != b for a, b in pairwise(names)) + 1 == len(lengths)
+        if not contiguous or lengths.max() <= UNEQUAL * lengths.min():
+            return None
+        return {volume: block[volume] for volume in sorted(block)}
+
+    def _add_order(self, group: Sequence[_Owner], block: dict[Any, Any]) -> None:
+        slots = {volume: len(self.slot_label) + k for k, volume in enumerate(block)}
+        label = {name: value for owner in group for name, value in owner.things.items()}
+        self.slot_label += [label[name] for name in block.values()]
+        for owner in group:
+            for rows in owner.rows.values():
+                self.slot[rows] = [slots[volume] for volume in self.volume[rows].tolist()]
+        codes = pd.factorize(np.array(list(block.values()), dtype=object))[0]
+        self.pools.append(Pool(np.array(list(slots.values())), "order", codes))
 
 
 def _shared_designs(owners: Sequence[_Owner]) -> list[list[_Owner]]:
