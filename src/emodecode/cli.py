@@ -32,7 +32,7 @@ def demo(*, out: Out = Path("demo-out"), overwrite: Overwrite = False, quiet: Qu
     """Simulate 12 subjects, label, evaluate three decoders and write the report."""
     from emodecode.workflow import run_demo
 
-    return _print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
+    _print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
 
 
 @app.command
@@ -76,7 +76,7 @@ def evaluate(
         progress=not quiet,
         command=" ".join(["emodecode", *sys.argv[1:]]),
     )
-    return _print_evaluation(evaluation)
+    _print_evaluation(evaluation)
 
 
 @app.command
@@ -311,8 +311,17 @@ def _print_overlap(overlap: dict[str, Any]) -> None:
         print(f"  {text:<72}{value:>8.3f}")
 
 
-def _print_evaluation(evaluation) -> int:
-    """Print scores, chance, audit and controls; 1 if a control found a leak after the folds."""
+def _print_evaluation(evaluation) -> None:
+    """Print scores, chance, audit and controls, of the published form first if there is one."""
+    if evaluation.published is not None:
+        print("\nAS PUBLISHED")
+        _print_scores(evaluation.published)
+        print("\nHONEST")
+    _print_scores(evaluation)
+    print(f"\nreport: {evaluation.folder / 'report.html'}")
+
+
+def _print_scores(evaluation) -> None:
     scores, audit = evaluation.scores, evaluation.audit
     mark = "" if audit.verdict != "leak" else "  LEAK: see audit"
     width = max(len(name) for name in scores["models"])
@@ -330,8 +339,6 @@ def _print_evaluation(evaluation) -> int:
     _print_controls(audit)
     for each in scores.get("comparisons") or []:
         print(each["sentence"])
-    print(f"\nreport: {evaluation.folder / 'report.html'}")
-    return 0
 
 
 def _print_controls(audit) -> None:

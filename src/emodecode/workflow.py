@@ -54,11 +54,12 @@ name = "logistic"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` leaves: its folder, the scores and the audit."""
+    """What `evaluate` leaves: its folder, the scores, the audit; the same of the published form."""
 
     folder: Path
     scores: dict[str, Any]
     audit: "Audit"
+    published: "Evaluation | None" = None
 
 
 def evaluate(
@@ -92,13 +93,15 @@ def evaluate(
         gathered = assemble.gather(study, work=resume, progress=progress)
         work = Work(resume, n_jobs, scheduler, progress)
         proof = _evaluate_into(staging, study, gathered, work=work, command=command)
+        beside = None
         if published is not None:
             folder = staging / PUBLISHED_FOLDER
             folder.mkdir()
-            _evaluate_into(folder, published, gathered, work=work, command=command)
+            other = _evaluate_into(folder, published, gathered, work=work, command=command)
             write_report(folder)
+            beside = Evaluation(out / PUBLISHED_FOLDER, other.scores, other.audit)
         write_report(staging)
-    return Evaluation(out, proof.scores, proof.audit)
+    return Evaluation(out, proof.scores, proof.audit, beside)
 
 
 def _evaluate_into(

@@ -273,7 +273,6 @@ class _Builder:
             if len({self.slot_label[slot] for slot in pool}) > 1:
                 self.pools.append(Pool(pool, kind))
 
-
     def _timed(self, group: Sequence[_Owner]) -> dict[Any, Any] | None:
         """Block of each volume, in time order; None unless the blocks' lengths differ much."""
         block: dict[Any, Any] = {}
