@@ -64,9 +64,9 @@ def evaluated(tmp_path_factory) -> Path:
 
 
 def test_all_commands_are_there():
-    assert COMMANDS == [
+    assert [
         *("audit", "compare", "demo", "evaluate", "fetch", "label", "report", "simulate"),
-    ]
+    ] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

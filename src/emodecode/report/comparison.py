@@ -13,8 +13,8 @@ from emodecode.errors import DataMissingError, InputError
 from emodecode.evaluate.compare import compare, scores_of_subjects
 from emodecode.evaluate.fold import Split, read_splits
 from emodecode.evaluate.metrics import LARGEST, summarise
-from emodecode.evaluate.units import find_units
 from emodecode.evaluate.same_folds import Evaluated, check_same_folds
+from emodecode.evaluate.units import find_units
 from emodecode.report import wording
 from emodecode.report.folder import ResultsFolder, read_folder
 
