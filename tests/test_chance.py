@@ -11,7 +11,13 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from designs import blocks, film, rows_table
 from emodecode.errors import InputError
-from emodecode.evaluate.chance import chance_levels, make_exchange, permuted_labels
+from emodecode.evaluate.chance import (
+    Null,
+    chance_levels,
+    make_exchange,
+    permuted_labels,
+    refit_levels,
+)
 from emodecode.evaluate.tally import make_tally, mean_over_subjects, subject_scores
 
 CLASSES = ["c0", "c1", "c2"]
@@ -345,3 +351,32 @@ def test_unequal_blocks_of_a_common_design_are_moved_for_all_together():
     exchange, labels = draws(both, classes=["c0", "c1"])
     assert len(exchange.pools) == 1
     np.testing.assert_array_equal(labels[:, :70], labels[:, len(table) :])
+
+
+def test_different_orders_of_unequal_blocks_are_counted_as_they_are():
+    lengths, labels = [2, 4, 3], ["c0", "c0", "c1"]
+    block = np.repeat(np.arange(3), lengths)
+    table = pd.DataFrame(
+        {
+            "subject": "01",
+            "run": "1",
+            "volume": np.arange(9),
+            "onset_s": np.arange(9) * 2.0,
+            "label": np.array(labels)[block],
+            "block": [f"{k:02d}" for k in block],
+        }
+    )
+    exchange, labelled = draws(table, classes=CLASSES[:2], n=500)
+    assert [pool.kind for pool in exchange.pools] == ["order"]
+    assert len(np.unique(labelled, axis=0)) == 4  # not 3! = 6: two of one label may touch
+    assert np.exp(exchange.log_arrangements) == pytest.approx(4)
+
+
+def test_p_is_never_below_what_the_design_allows():
+    table = blocks(n_subjects=1, n_runs=1, n_blocks=2, n_classes=2)
+    exchange = make_exchange(table, classes=CLASSES[:2])
+    tally = tally_of(table, np.eye(2)[codes(table, CLASSES[:2])], exchange)
+    never = {metric: np.zeros(200) for metric in ("balanced_accuracy", "accuracy", "macro_auc")}
+    null = Null(never | {"log_loss": np.full(200, 9.0)}, np.zeros((200, 1)), ("01",))
+    for level in refit_levels(tally, exchange, null).values():
+        assert level["p"] == level["p_smallest"] == pytest.approx(0.5)

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "Finding", "add_controls", "audit_split", "duplicate_codes", "enforce"]
 
 FEW_FEATURES = 8
-"""Below this many columns, equal rows may be accidents: then a duplicate is a caution."""
+"""Below this many columns, equal rows may be accidents: then a duplicate is a caution.
+
+So it is with columns of few values (`emodecode.evaluate.duplicates.Duplicates.coarse`).
+"""
 
 LARGEST_RATIO = 1.5
 """Largest over smallest class in the test samples, above which unequal classes are noted."""
@@ -283,7 +286,7 @@ class _Count:
 
 def _where_from(lookup: Lookup, splits: list[Split], claim: str | None) -> list[Finding]:
     design, duplicates = lookup.design, lookup.duplicates
-    few = duplicates is not None and duplicates.n_columns < FEW_FEATURES
+    few = duplicates is not None and (duplicates.n_columns < FEW_FEATURES or duplicates.coarse)
     counts: dict[str, _Count] = {}
     n_test = sum(len(split.test) for split in splits)
     for split in splits:

@@ -253,11 +253,15 @@ def _canary(study: _Study, n_folds: float) -> list[Asked]:
             held_out = scan[np.concatenate([split.test, split.calibrate])]
             seed = _child(study.seed, _CANARY, repeat, number)
             rows = np.flatnonzero(np.isin(scan, held_out))
-            X = surrogate(samples.X, samples.table, seed=seed, rows=rows)
-            found.append(study.score(dataclasses.replace(samples, X=X), [split]))
+            found.append(study.score(_with_surrogate(samples, rows, seed), [split]))
         return _Replayed(found, samples.table, apart)
 
     return _refit("canary", study, replay, n_repeats)
+
+
+def _with_surrogate(samples: Samples, rows: np.ndarray, seed: int) -> Samples:
+    """Samples with surrogates of some rows; nobody else holds the copy, whole brains are large."""
+    return dataclasses.replace(samples, X=surrogate(samples.X, samples.table, seed=seed, rows=rows))
 
 
 def _refit(

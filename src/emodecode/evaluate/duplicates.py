@@ -23,7 +23,7 @@ FEWEST_VOLUMES = 3
 """So many consecutive volumes have to match at the same shift."""
 
 _STRETCH, _CHUNK, _PROJECTED, _SCREEN = 64, 512, 64, 0.97
-_NEAR_SHIFTS, _STRAY, _BLUNT, _ACCIDENT, _ROUNDING = 3, 0.1, 0.25, 1e-3, 1e-6
+_NEAR_SHIFTS, _STRAY, _BLUNT, _ACCIDENT, _ROUNDING, _COARSE = 3, 0.1, 0.25, 1e-3, 1e-6, 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +38,14 @@ class Duplicates:
         Group of identical rows; -1 for rows without an identical one.
     copies : ndarray of shape (n_pairs, 2), int
         A row, and a row of another scan that is a nearly identical copy; each pair both ways.
+    coarse : bool
+        The columns take so few values (ratings, counts) that rows may be equal by accident.
     """
 
     n_columns: int
     code: np.ndarray = field(repr=False)
     copies: np.ndarray = field(repr=False)
+    coarse: bool = False
 
 
 def find_duplicates(X: np.ndarray, table: pd.DataFrame) -> Duplicates:
@@ -65,7 +68,16 @@ def find_duplicates(X: np.ndarray, table: pd.DataFrame) -> Duplicates:
     copies = np.empty((0, 2), dtype=np.int64)
     if X.shape[1] >= FEWEST_COLUMNS:
         copies = _find_copies(sample_columns(X), read_design(table))
-    return Duplicates(X.shape[1], code, copies)
+    return Duplicates(X.shape[1], code, copies, _is_coarse(X))
+
+
+def _is_coarse(X: np.ndarray) -> bool:
+    """Whether equal rows are expected by accident, were every other column a copy of another."""
+    if X.shape[1] >= FEWEST_COLUMNS:
+        return False
+    shares = [np.unique(X[:, k], return_counts=True)[1] / len(X) for k in range(X.shape[1])]
+    log_alike = 0.5 * sum(float(np.log(np.sum(share**2))) for share in shares)
+    return bool(2 * np.log(len(X)) - np.log(2) + log_alike > np.log(_COARSE))
 
 
 def duplicate_codes(X: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from emodecode.errors import InputError
 UNITS = ("block", "shift")
 UNEQUAL = 1.5
 """Longest over shortest block of a run above which blocks are moved with their lengths."""
+COUNTED = 7
+"""Up to so many blocks of unequal length, different orders are counted one by one."""
 _ACCIDENT = 0.05
 
 
@@ -66,14 +68,17 @@ class Exchange:
 
     @property
     def log_arrangements(self) -> float:
-        """Logarithm of the number of different labellings."""
+        """Logarithm of the number of different labellings.
+
+        Of more than `COUNTED` blocks of unequal length it is an upper bound: blocks of one label
+        that come to lie side by side may have any order.
+        """
         total = 0.0
         for pool in self.pools:
             if pool.kind == "shift":
                 total += np.log(_period(self.label[pool.slots]))
             elif pool.blocks is not None:
-                label, length = _blocks_of(pool, self.label)
-                total += _log_orders(label * (length.max() + 1) + length)
+                total += _log_block_orders(*_blocks_of(pool, self.label))
             else:
                 total += _log_orders(self.label[pool.slots])
         return float(total)
@@ -336,3 +341,11 @@ def _may_be_accident(things: dict[Any, int], n_alike: int, n_owners: int) -> boo
 def _log_orders(labels: np.ndarray) -> float:
     counts = np.bincount(labels)
     return float(gammaln(counts.sum() + 1) - gammaln(counts + 1).sum())
+
+
+def _log_block_orders(label: np.ndarray, length: np.ndarray) -> float:
+    """Different labellings that orders of whole blocks give."""
+    if len(label) > COUNTED:
+        return _log_orders(label * (length.max() + 1) + length)
+    orders = np.array(list(permutations(range(len(label)))))
+    return float(np.log(len({np.repeat(label[o], length[o]).tobytes() for o in orders})))

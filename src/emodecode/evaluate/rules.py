@@ -203,7 +203,7 @@ CONTROL_ADVICE = {
     ),
     "T5": (
         "The labels are predicted by time or scene alone; a decoder may do the same.",
-        _BOTH,
+        _BOTH + " Where it is the clock of the run: orders of blocks drawn for each subject.",
     ),
     "T13": (
         "Motion, global signal or time in the run alone predict the labels; a decoder of the brain "

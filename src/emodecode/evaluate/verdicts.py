@@ -33,7 +33,7 @@ KINDS = {
         "T5",
         "Time-only decoder",
         "Without brain data, the nearest neighbour in time",
-        "time alone does not tell the labels",
+        "no sign that time alone tells the labels",
         "time alone tells the labels",
     ),
     "noise_replay": _Kind(
@@ -47,21 +47,21 @@ KINDS = {
         "T5",
         "Scene control",
         "With labels drawn anew for each scene, the same pipeline",
-        "it does not recognise scenes",
+        "no sign that it recognises scenes",
         "it recognises scenes, whatever their label",
     ),
     "canary": _Kind(
         "T3",
         "Leak canary",
         "With the tested scans replaced by phase-randomised surrogates, the same pipeline",
-        "nothing of the test samples reaches the training",
+        "no sign that test samples reach the training",
         "something of the test samples reaches the training",
     ),
     "confounds": _Kind(
         "T13",
         "Confound decoder",
         "A decoder of confounds alone",
-        "they do not tell the labels",
+        "no sign that they tell the labels",
         "they tell the labels without any pattern of the brain",
     ),
 }
@@ -81,7 +81,8 @@ class Control:
     model : str
         Decoder that was refitted; ``"time_only"`` or ``"confounds"`` for these.
     value, low, high : float or None
-        Balanced accuracy, mean over subjects with its 95 % t interval.
+        Balanced accuracy, mean over subjects with its 95 % t interval (widened where folds share
+        training samples).
     chance : float or None
         Mean over exchanged labels.
     p, p_corrected : float or None
@@ -172,17 +173,18 @@ def judge(
 
 
 class _Test(NamedTuple):
-    """One repetition: per-subject scores, p over `m` labellings, and the least p of the design."""
+    """One repetition: per-subject scores, p over `m` labellings, the least p of the design."""
 
     per_subject: pd.Series
     chance: float | None
     p: float | None
     m: int
     floor: float
+    widening: float
 
 
 def _test(part: Part, classes: Sequence[str], seed: int, n_permutations: int) -> _Test:
-    found = score_predictions(
+    scored = score_predictions(
         part.predictions,
         classes=classes,
         seed=seed,
@@ -190,7 +192,8 @@ def _test(part: Part, classes: Sequence[str], seed: int, n_permutations: int) ->
         samples_table=part.table,
         rows=part.rows,
         splits=part.splits,
-    )["models"][part.predictions["model"].iloc[0]]
+    )
+    found = scored["models"][part.predictions["model"].iloc[0]]
     main, own = found["balanced_accuracy"], found["per_subject"]
     series = pd.Series({name: each["balanced_accuracy"] for name, each in own.items()}, dtype=float)
     by_design = main["p_smallest"] > 1.0001 / (n_permutations + 1)
@@ -199,7 +202,7 @@ def _test(part: Part, classes: Sequence[str], seed: int, n_permutations: int) ->
     if part.null is not None and p is not None:
         drawn = part.null(seed, n_permutations)
         p = max(p, (np.sum(drawn >= main["value"] - 1e-9) + 1) / (len(drawn) + 1))
-    return _Test(series, main["chance"], p, n_permutations, floor)
+    return _Test(series, main["chance"], p, n_permutations, floor, scored["widening"])
 
 
 def _sharpen(
@@ -237,7 +240,7 @@ def _combine(parts: Sequence[_Test]) -> _Outcome:
     if not parts or any(part.p is None for part in parts):
         return _Outcome(None, None, None, None, None, 0.0)
     scores = pd.concat([part.per_subject for part in parts], axis=1).mean(axis=1)
-    summary = summarise(scores.to_numpy())
+    summary = summarise(scores.to_numpy(), widening=max(part.widening for part in parts))
     times = 1 if len(parts) == 1 else 2
     return _Outcome(
         value=summary["value"],
