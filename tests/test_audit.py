@@ -18,6 +18,7 @@ from emodecode.evaluate.splits import (
     leave_one_subject_out,
     leave_run_out,
     leave_stimulus_out,
+    read_splits,
     shuffled,
     subject_by_stimulus,
 )
@@ -356,7 +357,6 @@ class _Control:
     ("rule", "p", "passed", "verdict"),
     [
         ("T2", 0.3, True, "clean"),
-        ("T2", None, None, "clean"),
         ("T5", 0.02, False, "caution"),
         ("T2", 0.001, False, "leak"),
         ("T3", 0.0005, False, "leak"),
@@ -411,3 +411,40 @@ def test_files_of_fitted_steps_hold_one_entry_or_several_a_fold(tmp_path):
     warm = {"kind": "model", "starts_from": "fold-1"}
     path.write_text(json.dumps([one, [one, warm]]))
     assert read_fitted(path, n_samples=20, n_folds=2) == [[one], [one, warm]]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('[{"train": [0], "val": [1], "test": [2]}]', "'val'"),
+        ('[{"train": [], "test": [2]}]', "without a training sample"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_folds_that_say_something_else_are_refused(content, found, tmp_path):
+    (tmp_path / "splits.json").write_text(content)
+    with pytest.raises(InputError, match=found):
+        read_splits(tmp_path / "splits.json", n_samples=3)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"kind": "permutation", "unit": "banana"}',
+        '{"step": "scale", "kind": "scaler", "rows": [true, 2]}',
+    ],
+)
+def test_steps_that_cannot_be_understood_are_refused(entry, tmp_path):
+    (tmp_path / "fitted.json").write_text(f"[[{entry}]]")
+    with pytest.raises(InputError):
+        read_fitted(tmp_path / "fitted.json", n_samples=3, n_folds=1)
+
+
+@pytest.mark.parametrize(("share", "title"), [(None, "No control was run"), (0.1, "No control")])
+def test_without_any_control_nothing_is_clean(share, title):
+    table = blocks()
+    audit = audit_split(table, leave_one_subject_out(table), X=noise(table))
+    controls = [] if share is None else [_Control("T2", None, None)]
+    more = add_controls(audit, controls, share=share)
+    assert more.verdict == "caution"
+    assert more.findings[0].title.startswith(title)

@@ -173,3 +173,13 @@ def test_random_orders_are_not_mistaken_for_a_common_clock(seed):
     table = blocks(n_subjects=sizes[0], n_runs=sizes[1], n_blocks=sizes[2], seed=seed)
     audit = audit_split(table, leave_one_subject_out(table), X=slow_noise(table, seed, 64))
     assert audit.verdict == "clean"
+
+
+@pytest.mark.parametrize(("n_values", "verdict"), [(3, "caution"), (10**6, "leak")])
+def test_equal_rows_of_ratings_may_be_accidents(n_values, verdict):
+    table = blocks(n_subjects=5, n_runs=1)
+    X = np.random.default_rng(0).integers(n_values, size=(len(table), 8)).astype(np.float32)
+    X[-1] = X[0]
+    audit = audit_split(table, leave_one_subject_out(table), X=X)
+    found = {finding.rule: finding.verdict for finding in audit.findings}
+    assert found["T1-dup"] == audit.verdict == verdict

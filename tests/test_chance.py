@@ -337,7 +337,8 @@ def test_blocks_of_unequal_lengths_are_moved_with_their_lengths():
     true = codes(table, ["c0", "c1"])
     assert (labels.sum(axis=1) == true.sum()).all(), "as many samples of each class"
     assert len({one.tobytes() for one in labels}) > 100
-    assert exchange.log_arrangements == pytest.approx(math.log(math.factorial(6)))
+    n_different = len({one.tobytes() for one in labels})
+    assert n_different <= np.exp(exchange.log_arrangements) < math.factorial(6)
     for one in labels[:20]:
         ends = np.flatnonzero(np.diff(one)) + 1
         for stretch in np.split(one, ends):

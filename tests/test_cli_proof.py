@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from emodecode.cli import main
@@ -163,3 +165,30 @@ def test_s2s_export_finds_emotions_where_there_are_none(tmp_path, capsys):
         if control["passed"] is False
     }
     assert "noise_replay" in failed
+
+
+def test_a_comparison_is_written_where_there_is_no_folder_yet_but_never_onto_one(
+    both, tmp_path, capsys
+):
+    assert run("compare", both, "--out", tmp_path / "new/deep/found.json") == 0
+    assert read(tmp_path / "new/deep/found.json")["comparisons"]
+    assert run("compare", both, "--out", tmp_path / "new") == 2
+    assert "a file for the comparison" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_table_without_times_is_not_called_phase_randomised(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.tile(["fear", "joy"], 24)
+    table = pd.DataFrame({"subject": np.repeat(list("abcd"), 12), "label": labels})
+    table[["x", "y"]] = rng.normal(size=(48, 2))
+    table.to_csv(tmp_path / "rois.csv", index=False)
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'name = "rois"\nmodels = ["lda"]\n[data]\nsource = "table"\npath = "."\n'
+        'files = ["rois.csv"]\n[labels]\nsource = "data"\n[evaluate]\nn_permutations = 20\n'
+    )
+    assert run("evaluate", study, "--out", tmp_path / "out", "--quiet") == 0
+    said = capsys.readouterr().out + (tmp_path / "out/report.html").read_text()
+    assert "permuted within their runs" in said
+    assert "phase-randomised" not in said

@@ -199,7 +199,7 @@ def test_the_test_is_named_and_one_fold_needs_no_correction():
     assert many["test"]["n_permutations"] == 20
     assert many["test"]["sentence"].startswith("20 labellings: ")
     assert many["test"]["sentence"].endswith(
-        "; predictions fixed, deviations x 1.41 because the folds share training samples "
+        "; predictions fixed, deviations × 1.41 because the folds share training samples "
         "(approximate)"
     )
     apart = [

@@ -238,7 +238,7 @@ def test_observed_scores_come_from_the_results_and_p_from_the_null():
     )
     test = scores["models"]["logistic"]["test"]
     assert (test["method"], test["n_permutations"]) == ("predictions", 50)
-    assert "x 1.41 because the folds share training samples (approximate)" in test["sentence"]
+    assert "× 1.41 because the folds share training samples (approximate)" in test["sentence"]
 
 
 def test_a_metric_without_a_null_has_no_p():

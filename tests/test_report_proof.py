@@ -152,7 +152,7 @@ def test_overlap_is_in_numbers(proven):
         "moved by +2 volumes (+4 s)",
     ):  # fmt: skip
         assert text in part
-    assert "of the same subject and run, no" not in part
+    assert "in the subject's own run" not in part
     assert "Share of variance that the labels explain" in page.source
 
 

@@ -99,13 +99,13 @@ def audit(
 
     if study is not None and table is None and splits is None and fitted is None:
         found = workflow.audit_study(_load(study, settings))
-    elif study is None and table is not None and splits is not None:
+    elif study is None and table is not None and splits is not None and not settings:
         found = workflow.audit_files(table, splits, fitted=fitted)
     else:
         raise InputError(
             "emodecode audit",
-            found="neither a study nor a table with splits, or both",
-            expected="a study, or --table and --splits",
+            found="neither a study nor a table with splits, or options of both",
+            expected="a study (and --set), or --table and --splits (and --fitted)",
             remedy="For example: emodecode audit study.toml",
         )
     if as_json:
@@ -119,7 +119,7 @@ def audit(
 def compare(
     *results: str,
     metric: Annotated[
-        str, Parameter(help="balanced_accuracy, macro_auc or log_loss.")
+        str, Parameter(help="balanced_accuracy, accuracy, macro_auc or log_loss.")
     ] = "balanced_accuracy",
     rope: Annotated[float, Parameter(help="Differences below this are none.")] = 0.01,
     seed: int = 0,
@@ -234,7 +234,7 @@ def _of_system(error: OSError) -> InputError:
         str(error.filename or "emodecode"),
         found=f"the system says: {error.strerror}",
         expected="files that may be read and written, on a disk with room",
-        remedy="Mend that and give the same command again; it goes on where it stopped.",
+        remedy="Mend that and give the same command again.",
     )
 
 
@@ -291,6 +291,10 @@ def _print_audit(found) -> None:
         print(f"  {question}")
 
 
+_WHOSE = {"stimulus": "any subject", "subject": "own run where trained on"}
+"""Clock of the time-only decoder -> whose samples it looks at."""
+
+
 def _print_overlap(overlap: dict[str, Any]) -> None:
     """What train and test share, as far as the table tells."""
     rows = [
@@ -302,7 +306,7 @@ def _print_overlap(overlap: dict[str, Any]) -> None:
         known.append((f"with a training volume of the same run within {seconds} s", share))
     for clock, scores in (overlap.get("time_only") or {}).items():
         for metric, value in (scores or {}).items():
-            text = f"nearest neighbour in time ({clock}), no brain data: {metric.replace('_', ' ')}"
+            text = f"nearest in time, {_WHOSE[clock]}, no brain data: {metric.replace('_', ' ')}"
             known.append((text, value))
     known = [(text, value) for text, value in known if value is not None]
     if known:

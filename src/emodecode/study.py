@@ -308,7 +308,9 @@ class Study(Section):
     def _only_what_keeps_the_samples(cls, values: dict[str, Any]) -> dict[str, Any]:
         for key in values:
             if not key.startswith(PUBLISHED_KEYS):
-                raise ValueError(f'dotted keys such as "{PUBLISHED_KEYS[0]}split", not {key!r}')
+                raise ValueError(
+                    f"only evaluate.*, {', '.join(PUBLISHED_KEYS[1:])} (dotted keys), not {key!r}"
+                )
         return values
 
     @field_validator("data", mode="before")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emodecode.errors import InputError
 from emodecode.output import RESUME_FOLDER, open_output, write_json
 from emodecode.study import Study, load_study, published_form, write_study
 
@@ -174,8 +175,16 @@ def compare(
     """Compare decoders of results folders on the folds that they share."""
     from emodecode.report.comparison import compare_folders
 
+    if out is not None and out.is_dir():
+        raise InputError(
+            f"--out {out}",
+            found="a folder",
+            expected="a file for the comparison",
+            remedy=f"For example: --out {out / 'comparison.json'}",
+        )
     found = compare_folders(items, metric=metric, rope=rope, seed=seed)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, out)
     return found
 

@@ -210,6 +210,7 @@ def add_controls(audit: Audit, controls: "Sequence[Control]", *, share: float | 
     A control above chance with p <= .001, corrected for the number of controls, is a leak; with a
     larger p it is a caution, and so is a decoder of confounds (T13) whatever its p: what it decodes
     may be decoded from the brain as well, but nothing of the test samples reached the training.
+    Without any control that could be asked there is no "clean" either.
 
     Parameters
     ----------
@@ -219,6 +220,8 @@ def add_controls(audit: Audit, controls: "Sequence[Control]", *, share: float | 
         Their time as a share of the decoders' own; None where controls were switched off.
     """
     failed = [_control_finding(control, audit.n_test) for control in controls if _failed(control)]
+    if not any(control.passed is not None for control in controls):
+        failed.append(_without_controls(audit.n_test, switched_off=share is None))
     findings = _sorted([*audit.findings, *failed])
     asked = any(control.rule == "T13" and control.passed is not None for control in controls)
     open_questions = [each for each in audit.not_checked if not (asked and each[:4] == "T13:")]
@@ -234,6 +237,19 @@ def add_controls(audit: Audit, controls: "Sequence[Control]", *, share: float | 
 
 def _failed(control: "Control") -> bool:
     return control.passed is False  # None: it could not be asked
+
+
+def _without_controls(n_test: int, *, switched_off: bool) -> Finding:
+    return Finding(
+        rule="controls",
+        title="No control was run" if switched_off else "No control could be asked",
+        n_samples=n_test,
+        share=1.0,
+        worst="evaluate.controls = false" if switched_off else "see the controls' own reasons",
+        danger="Whether the pipeline finds something where there is nothing is not known.",
+        remedy="Set evaluate.controls = true." if switched_off else "Claim nothing without them.",
+        verdict=CAUTION,
+    )
 
 
 def _control_finding(control: "Control", n_test: int) -> Finding:

@@ -147,7 +147,7 @@ def describe_test(
         how = "predictions fixed (approximate)"
         if shared_training:
             how = (
-                "predictions fixed, deviations x 1.41 because the folds share training samples "
+                "predictions fixed, deviations × 1.41 because the folds share training samples "
                 "(approximate)"
             )
     return {

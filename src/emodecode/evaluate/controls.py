@@ -38,6 +38,12 @@ LEAST_PERMUTATIONS = 1000
 MOST_DRAWS = 100
 """Attempts to draw scene labels that leave every class in the training of each fold."""
 
+_PERMUTED = {
+    "noise_replay": "With all rows permuted within their runs, the same pipeline",
+    "canary": "With the tested rows permuted within their runs, the same pipeline",
+}
+"""What is done to tables without times, whose phases cannot be drawn."""
+
 _NOISE, _SCENE, _CANARY = 1, 2, 3
 
 
@@ -268,7 +274,8 @@ def _refit(
     name: str, study: _Study, replay: Callable[[int], _Replayed], n_repeats: int
 ) -> list[Asked]:
     """Repeat a control; its seconds are those of the fits and an equal share of all else."""
-    asked = [Asked(name, each.name) for each in study.candidates]
+    what = "" if study.samples.table["onset_s"].notna().any() else _PERMUTED.get(name, "")
+    asked = [Asked(name, each.name, what=what) for each in study.candidates]
     for repeat in range(n_repeats):
         started = time.perf_counter()
         found = replay(repeat)

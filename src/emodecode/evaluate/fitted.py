@@ -45,6 +45,8 @@ PARTS = ("train", "calibrate", "test")
 VOLUME_UNITS = ("volume", "sample")
 """Units of a permutation that break the autocorrelation of a run."""
 
+KNOWN_UNITS = (*VOLUME_UNITS, "block", "episode", "event", "shift", "run", "subject")
+
 _FORMAT = '{"step": name, "kind": kind, "rows": [row numbers] or "train"}'
 
 
@@ -93,7 +95,7 @@ def read_fitted(
         )
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _no_steps(str(path), f"no JSON ({error})") from error
     if not isinstance(records, list) or len(records) != n_folds:
         raise _no_entry_a_fold(records, n_folds, str(path))
@@ -135,6 +137,8 @@ def _step(record: Any, split: Split, n_samples: int, where: str) -> Step:
     wrong = [key for key, value in texts.items() if value is not None and type(value) is not str]
     flags = {key: record.get(key) for key in ("recorded", "fresh")}
     wrong += [key for key, value in flags.items() if value is not None and type(value) is not bool]
+    if texts["unit"] is not None and texts["unit"] not in KNOWN_UNITS:
+        wrong.append("unit")
     if wrong:
         raise _no_steps(where, f"{wrong[0]} = {repr(record[wrong[0]])[:40]}")
     name = texts["step"] or (texts["kind"] if texts["kind"] in ("model", "permutation") else None)
@@ -165,6 +169,8 @@ def _rows(rows: Any, split: Split, n_samples: int, where: str) -> np.ndarray | N
         return getattr(split, rows)
     try:
         numbers = np.asarray(rows)
+        if isinstance(rows, list) and any(isinstance(row, bool) for row in rows):
+            numbers = np.empty((0, 0))
     except ValueError:
         numbers = np.empty((0, 0))
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):

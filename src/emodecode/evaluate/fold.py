@@ -68,7 +68,7 @@ def read_splits(path: str | os.PathLike, *, n_samples: int) -> list[Split]:
         )
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _no_splits(str(path), f"no JSON ({error})") from error
     return splits_from_json(records, n_samples=n_samples, where=str(path))
 
@@ -81,10 +81,15 @@ def splits_from_json(records: Any, *, n_samples: int, where: str = "splits.json"
     for number, record in enumerate(records):
         if not isinstance(record, dict) or not {"train", "test"} <= set(record):
             raise _no_splits(where, f"fold {number + 1} without train and test")
+        unknown = set(record) - {"name", "train", "calibrate", "test"}
+        if unknown:
+            raise _no_splits(where, f"fold {number + 1} with {', '.join(map(repr, unknown))}")
         name = str(record.get("name") or f"fold-{number + 1}")
         rows = (record["train"], record.get("calibrate") or [], record["test"])
         if not all(_are_numbers(part) for part in rows):
             raise _no_splits(where, f"fold {name} with something else than lists of numbers")
+        if not rows[0]:
+            raise _no_splits(where, f"fold {name} without a training sample")
         train, calibrate, test = (np.array(part, dtype=np.int64) for part in rows)
         splits.append(Split(train, calibrate, test, name=name))
     check_rows(splits, n_samples, where)

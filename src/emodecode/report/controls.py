@@ -19,7 +19,7 @@ MOMENTS = {
 }
 CLOCKS = {
     "stimulus": "nearest neighbour in time, of any subject",
-    "subject": "nearest neighbour in time, of the same subject and run",
+    "subject": "nearest neighbour in time, in the subject's own run where that is in training",
 }
 OFF = (
     "Controls were switched off (evaluate.controls = false): nothing shows that these decoders "
@@ -130,7 +130,8 @@ def _best_lag(lags: dict[str, Any]) -> str:
     """Where the labels fit best, and what the audit makes of it."""
     if lags.get("best_vol") is None:
         return ""
-    by = f"{lags['best_vol']:+d} volumes".replace("-", "−")
+    noun = "volume" if abs(lags["best_vol"]) == 1 else "volumes"
+    by = f"{lags['best_vol']:+d} {noun}".replace("-", "−")
     if lags.get("best_s") is not None:
         by += f" ({lags['best_s']:+.3g}\u00a0s)".replace("-", "−")
     if not lags["best_vol"]:

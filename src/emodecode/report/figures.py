@@ -48,7 +48,9 @@ def draw_scores(
             if score.get("low") is not None and score.get("high") is not None:
                 axes.hlines(row, score["low"], score["high"], color=colours[name], lw=2.6, zorder=3)
             axes.plot(score["value"], row, "o", ms=9, color=colours[name], mec="white", zorder=4)
-            text = f"{format_number(score['value'])}  {format_interval(score)}"
+            text = f"{format_number(score['value'])}  {format_interval(score)}".removesuffix(
+                "  n/a"
+            )
             _write_right(axes, row, text, leaks=leaks)
         _finish(axes, _limits([s.get("balanced_accuracy") for s in models.values()]))
         axes.set_xlabel("balanced accuracy, mean and 95 % interval over subjects;  ┃ chance")

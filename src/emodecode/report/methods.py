@@ -246,10 +246,14 @@ def _selection(study: dict, features: dict) -> list[str]:
     if features.get("select_by") == "subject":
         per = "per training subject"
     count = format_count(features["n_voxels"]) if features.get("n_voxels") else "stated number of"
-    return [
-        f"In each fold the {count} {unit} with the largest F of a one-way analysis of variance "
-        f"{per} were selected, from the training data only."
-    ]
+    what = f"the {count} {unit} with the largest F of a one-way analysis of variance"
+    if features.get("fit_on") == "all":
+        per = per.replace("training ", "")
+        return [
+            f"Before the folds, {what} {per} were selected from all samples, test samples and "
+            "their labels included."
+        ]
+    return [f"In each fold {what} {per} were selected, from the training data only."]
 
 
 def _split(scores: dict) -> list[str]:
@@ -278,11 +282,11 @@ def _audit(study: dict, audit: dict) -> list[str]:
     gap = audit.get("gap_s")
     near = f", volumes of the same run within {gap:g} s" if gap else ""
     sentences = [
-        "Before scoring, every test sample was compared with the training samples of its fold for "
-        f"the same subject, run and moment of the stimulus{near} and duplicated data, because such "
-        "overlap inflates scores [@rosenblatt2024]."
+        "Before scoring, every test sample was compared with the training samples of its fold, as "
+        f"far as the data tell, for the same subject, run and moment of the stimulus{near} and "
+        "duplicated data, because such overlap inflates scores [@rosenblatt2024]."
     ]
-    titles = [each.get("title") or each.get("rule", "") for each in audit.get("findings", [])]
+    titles = dict.fromkeys(each.get("title") or each.get("rule", "") for each in audit["findings"])
     outcome = {
         "clean": "The audit found nothing that could inflate them.",
         "caution": "The audit advises caution.",

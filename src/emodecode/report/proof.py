@@ -52,11 +52,11 @@ def explain_chance(models: dict[str, dict[str, Any]], n_permutations: int | None
 
 
 def describe_inference(results: ResultsFolder) -> list[dict[str, Any]]:
-    """One row a decoder: sign flips, bootstrap and prevalence over subjects."""
+    """One row a decoder: sign flips, bootstrap and prevalence over subjects; none for one."""
     rows = []
     for name, score in results.scores["models"].items():
         found = score.get("inference")
-        if not found:
+        if not found or found.get("n_subjects") == 1:
             continue
         flips, boot = found.get("sign_flip") or {}, found.get("bootstrap") or {}
         prevalence = found.get("prevalence") or {}

@@ -6,10 +6,10 @@ from emodecode.report.wording import as_sentence, format_count, format_number, j
 
 _CONTROLS = {
     "time_only": "a nearest neighbour in time without brain data",
-    "noise_replay": "the whole pipeline on phase-randomised data",
+    "noise_replay": "the whole pipeline on surrogate data",
     "scene": "labels drawn anew for each scene",
-    "canary": "the tested subject replaced by a phase-randomised surrogate of itself",
-    "confounds": "a decoder of head motion, global signal and time in the run",
+    "canary": "the tested subject replaced by a surrogate of itself",
+    "confounds": "a decoder of what is known of head motion, global signal and time in the run",
 }
 
 
@@ -30,29 +30,43 @@ def tell_controls(study: dict[str, Any], audit: dict[str, Any]) -> list[str]:
     if not controls:
         off = (study.get("evaluate") or {}).get("controls") is False
         return ["Controls were switched off."] if off else []
-    names = list(dict.fromkeys(each.get("name", "") for each in controls))
     asked = [each for each in controls if each.get("passed") is not None]
+    if not asked:
+        return ["No control could be asked."]
+    names = list(dict.fromkeys(each.get("name", "") for each in asked))
     kinds = [_CONTROLS.get(name, name) for name in names]
     sentences = [
         f"Controls that must land at chance were run in the same folds: {join_words(kinds)}."
     ]
     if {"noise_replay", "canary"} & set(names):
-        sentences.append(
-            "Surrogates have the spectra and correlations of the data but random phases, the same "
-            "for all voxels of a scan [@prichard1994]."
-        )
+        sentences.append(_tell_surrogates(asked))
     failed = [each for each in asked if not each["passed"]]
     titles = dict.fromkeys(each.get("title") or each.get("name", "") for each in failed)
     outcome = "All that could be asked landed at chance."
     if failed:
         outcome = f"Not at chance: {join_words(list(titles))}."
     sentences.append(f"{outcome} Their p are corrected for their number [@holm1979].")
+    missing = [each for each in controls if each.get("passed") is None]
+    if missing:
+        left = dict.fromkeys(each.get("title") or each.get("name", "") for each in missing)
+        sentences.append(f"Not asked: {join_words(list(left))}.")
     return sentences
+
+
+def _tell_surrogates(asked: list[dict[str, Any]]) -> str:
+    """How surrogates are made: scans keep their spectra, rows without times are permuted."""
+    if any("permuted" in (each.get("sentence") or "") for each in asked):
+        return "Surrogates have the rows of the data in a random order within each run."
+    return (
+        "Surrogates have the spectra and correlations of the data but random phases, the same for "
+        "all voxels of a scan [@prichard1994]."
+    )
 
 
 def tell_subjects(models: dict[str, dict[str, Any]]) -> list[str]:
     """Say which inferences over subjects were made."""
-    found = [each["inference"] for each in models.values() if each.get("inference")]
+    every = [each["inference"] for each in models.values() if each.get("inference")]
+    found = [each for each in every if each.get("n_subjects") != 1]
     if not found:
         return []
     flips = next((each["sign_flip"] for each in found if each.get("sign_flip")), None)

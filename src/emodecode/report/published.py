@@ -25,7 +25,7 @@ def describe_published(results: ResultsFolder) -> dict[str, Any] | None:
         "href": f"{PUBLISHED}/report.html" if page.is_file() else "",
         "verdict": published.verdict,
         "leaks": published.verdict == "leak",
-        "headline": [each.get("title", "") for each in _gravest(published)],
+        "headline": list(dict.fromkeys(each.get("title", "") for each in _gravest(published))),
         "rows": [_row(name, results, published) for name in _shared(results, published)],
         "differences": find_differences(published.study, results.study),
         "splits": [form.scores["split"].get("sentence", "") for form in (published, results)],
