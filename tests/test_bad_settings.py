@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emodecode.evaluate import score
+from emodecode.evaluate import workers
 from refusal import Cases, evaluate
 from small_study import RUNS, write_events, write_small, write_study
 
@@ -181,6 +181,6 @@ def no_inner_folds(root):
 
 @pytest.mark.parametrize(("spoil", "words"), case.entries)
 def test_refused(spoil, words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(score, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(workers, "CONNECT_TIMEOUT_S", 0.2)
     write_small(tmp_path)
     case.check(spoil, words, tmp_path, capsys)

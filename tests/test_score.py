@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from emodecode.errors import DataMissingError
 from emodecode.evaluate import score as score_module
+from emodecode.evaluate import workers
 from emodecode.evaluate.score import Candidate, Tuning, fingerprint_samples, score
 from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
 from emodecode.features.select import TakeColumns
@@ -267,7 +268,7 @@ def test_noise_lands_at_chance():
 
 
 def test_unreachable_scheduler_is_an_input_error(monkeypatch):
-    monkeypatch.setattr(score_module, "CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr(workers, "CONNECT_TIMEOUT_S", 1)
     samples = make_samples()
     with pytest.raises(DataMissingError, match="no Dask scheduler"):
         score(

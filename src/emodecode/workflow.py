@@ -80,7 +80,7 @@ def evaluate(
     """
     from emodecode import assemble
     from emodecode.candidates import require_installed
-    from emodecode.evaluate.score import check_scheduler
+    from emodecode.evaluate.workers import check_scheduler
     from emodecode.proof import Work
     from emodecode.report.page import write_report
 

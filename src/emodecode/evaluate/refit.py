@@ -6,10 +6,8 @@ decoders share the fold's coordinates; tuned ones go through `score` once per la
 fold only sums per subject and class are kept.
 """
 
-import contextlib
 import hashlib
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 import emodecode
@@ -28,10 +25,8 @@ from emodecode.evaluate.chance import Null
 from emodecode.evaluate.exchange import Exchange, permuted_labels
 from emodecode.evaluate.fold import Split
 from emodecode.evaluate.score import (
-    CONNECT_TIMEOUT_S,
     Candidate,
     Tuning,
-    check_scheduler,
     fingerprint_samples,
     score,
 )
@@ -42,6 +37,7 @@ from emodecode.evaluate.tally import (
     scores_from_sums,
     sum_fold,
 )
+from emodecode.evaluate.workers import backend, describe_pipeline, load_part, store_part
 from emodecode.models.multitarget import ManyFits, has_exact_path
 from emodecode.samples import Samples
 
@@ -115,7 +111,7 @@ def refit_null(
         unit="fit",
         disable=not progress,
     )
-    with bar, _backend(scheduler, n_jobs, samples):
+    with bar, backend(scheduler, n_jobs, samples.X):
         serial = scheduler is None and n_jobs == 1
         for task, sums in _run_all(samples, waiting, exchange.slot, labels, tuning, serial):
             done[task.key] = sums
@@ -159,7 +155,8 @@ def _tasks(
     tasks = []
     for candidate in candidates:
         step = len(labels) if has_fast_path(candidate) else _PART
-        plain = f"{candidate.name}|{_describe(candidate.pipeline)}|{_other_fields(candidate)}"
+        described = describe_pipeline(candidate.pipeline)
+        plain = f"{candidate.name}|{described}|{_other_fields(candidate)}"
         for split in splits:
             rows = b"".join(part.tobytes() for part in (split.train, split.calibrate, split.test))
             fold = f"refit|{data}|{drawn}|{tuning}|{seed}|{versions}|{plain}|".encode() + rows
@@ -170,18 +167,6 @@ def _tasks(
     return tasks
 
 
-def _describe(pipeline: Pipeline) -> str:
-    """Every parameter of every step; scikit-learn's own repr shortens long ones."""
-    params = pipeline.get_params(deep=True)
-    params.pop("steps", None)
-    return repr(
-        [
-            (name, type(value).__qualname__ if hasattr(value, "get_params") else value)
-            for name, value in sorted(params.items())
-        ]
-    )
-
-
 def _other_fields(candidate: Candidate) -> str:
     return repr({k: v for k, v in sorted(vars(candidate).items()) if k not in ("name", "pipeline")})
 
@@ -189,20 +174,6 @@ def _other_fields(candidate: Candidate) -> str:
 def _is_plain(candidate: Candidate) -> bool:
     """Nothing but ``fit`` and ``predict_proba`` of the pipeline within a fold."""
     return not (candidate.grid or candidate.fit_on_all or candidate.calibrate)
-
-
-@contextlib.contextmanager
-def _backend(scheduler: str | None, n_jobs: int, samples: Samples) -> Iterator[None]:
-    if scheduler is None:
-        with joblib.parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
-            yield
-        return
-    from distributed import Client
-
-    check_scheduler(scheduler)
-    client = Client(scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-    with client, joblib.parallel_config(backend="dask", client=client, scatter=[samples.X]):
-        yield
 
 
 def _run_all(
@@ -318,25 +289,15 @@ def _score_one(X: np.ndarray, table: pd.DataFrame, task: _Task, tuning: Tuning) 
 
 
 def _store(key: str, sums: ClassSums, folder: Path | None) -> None:
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{key}.partial.npz"
-    np.savez(partial, **sums._asdict())
-    partial.replace(folder / f"{key}.npz")
+    if folder is not None:
+        store_part(key, sums._asdict(), folder)
 
 
 def _load(task: _Task, folder: Path | None) -> ClassSums | None:
-    if folder is None or not (folder / f"{task.key}.npz").is_file():
+    saved = load_part(task.key, folder)
+    if saved is None or set(saved) != set(ClassSums._fields):
         return None
-    try:
-        with (
-            (folder / f"{task.key}.npz").open("rb") as file,
-            np.load(file, allow_pickle=False) as saved,
-        ):
-            return ClassSums(**{name: saved[name] for name in ClassSums._fields})
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # cut off by a full disk or a power failure: fitted anew
+    return ClassSums(**saved)
 
 
 def _collect(samples: Samples, tasks: list[_Task], done: dict[str, ClassSums]) -> Null:

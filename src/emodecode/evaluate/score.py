@@ -4,13 +4,11 @@ Our own short loop instead of scikit-learn's `cross_validate`: named scorers fai
 subject-aware steps (scikit-learn #27977), and a ledger records which rows every step was handed.
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 import emodecode
-from emodecode.errors import DataMissingError
 from emodecode.evaluate.calibration import apply_temperature
 from emodecode.evaluate.foldfit import (
     Candidate,
@@ -37,10 +33,13 @@ from emodecode.evaluate.foldfit import (
 from emodecode.evaluate.ledger import Ledger
 from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
 from emodecode.evaluate.splits import Split, inner_splits
+from emodecode.evaluate.workers import (
+    backend,
+    describe_pipeline,
+    load_part,
+    store_part,
+)
 from emodecode.samples import Samples
-
-CONNECT_TIMEOUT_S = 10
-"""How long a Dask scheduler may take to answer, seconds."""
 
 
 def score(
@@ -88,7 +87,7 @@ def score(
     done = {task.key: found for task in tasks if (found := _load(task, resume_folder)) is not None}
     waiting = [task for task in tasks if task.key not in done]
     bar = tqdm(total=len(tasks), initial=len(done), desc="folds", unit="fold", disable=not progress)
-    with bar, _backend(scheduler, n_jobs, samples):
+    with bar, backend(scheduler, n_jobs, samples.X):
         for key, outcome in _run_all(samples, waiting, tuning, n_jobs):
             done[key] = outcome
             _store(key, outcome, resume_folder)
@@ -113,17 +112,6 @@ def check_inner_folds(
     inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=child)
 
 
-def check_scheduler(address: str) -> None:
-    """Refuse a Dask scheduler that does not answer.
-
-    Raises
-    ------
-    DataMissingError
-        Nobody answers there within `CONNECT_TIMEOUT_S`.
-    """
-    _connect(address).close()
-
-
 @dataclass(frozen=True)
 class _Task:
     candidate: Candidate
@@ -145,7 +133,7 @@ def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Ta
     tasks = []
     for candidate in candidates:
         described = (
-            f"{candidate.name}|{_describe(candidate.pipeline)}|{candidate.grid}|"
+            f"{candidate.name}|{describe_pipeline(candidate.pipeline)}|{candidate.grid}|"
             f"{candidate.fit_on_all}|{candidate.calibrate}"
         )
         for fold, split in enumerate(splits):
@@ -163,18 +151,6 @@ def _child_seed(seed: int, name: str, fold: int) -> int:
     return int(np.random.SeedSequence([seed, label, fold]).generate_state(1)[0] >> 1)
 
 
-def _describe(pipeline: Pipeline) -> str:
-    """Every parameter of every step; scikit-learn's own repr shortens long ones."""
-    params = pipeline.get_params(deep=True)
-    params.pop("steps", None)
-    return repr(
-        [
-            (name, type(value).__qualname__ if hasattr(value, "get_params") else value)
-            for name, value in sorted(params.items())
-        ]
-    )
-
-
 def fingerprint_samples(samples: Samples) -> str:
     """Return a hash of the data, the labels and the columns that folds are made from."""
     digest = hashlib.blake2b(digest_size=16)
@@ -185,31 +161,6 @@ def fingerprint_samples(samples: Samples) -> str:
     samples.table.to_csv(text, index=False)
     digest.update(text.getvalue().encode())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _backend(scheduler: str | None, n_jobs: int, samples: Samples) -> Iterator[None]:
-    if scheduler is None:
-        with joblib.parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
-            yield
-        return
-    client = _connect(scheduler)
-    with client, joblib.parallel_config(backend="dask", client=client, scatter=[samples.X]):
-        yield
-
-
-def _connect(address: str):
-    from distributed import Client
-
-    try:
-        return Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise DataMissingError(
-            f"--scheduler {address}",
-            found=f"no Dask scheduler answers there ({type(error).__name__})",
-            expected="the address of a running scheduler such as tcp://127.0.0.1:8786",
-            remedy="Start one with `dask scheduler` and workers, or leave --scheduler out.",
-        ) from error
 
 
 def _run_all(
@@ -278,26 +229,19 @@ def _plain(value: Any) -> Any:
 
 
 def _store(key: str, outcome: _Outcome, folder: Path | None) -> None:
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{key}.partial.npz"
-    info = np.frombuffer(json.dumps(outcome.info).encode(), dtype=np.uint8)
-    np.savez(partial, probabilities=outcome.probabilities, info=info)
-    partial.replace(folder / f"{key}.npz")
+    if folder is not None:
+        info = np.frombuffer(json.dumps(outcome.info).encode(), dtype=np.uint8)
+        store_part(key, {"probabilities": outcome.probabilities, "info": info}, folder)
 
 
 def _load(task: _Task, folder: Path | None) -> _Outcome | None:
-    if folder is None or not (folder / f"{task.key}.npz").is_file():
-        return None
+    saved = load_part(task.key, folder)
     try:
-        with (
-            (folder / f"{task.key}.npz").open("rb") as file,
-            np.load(file, allow_pickle=False) as saved,
-        ):
+        if saved is not None:
             return _Outcome(saved["probabilities"], json.loads(saved["info"].tobytes()))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # cut off by a full disk or a power failure: fitted anew
+    except (KeyError, ValueError):
+        pass  # not one of ours: fitted anew
+    return None
 
 
 def _collect(samples: Samples, tasks: list[_Task], done: dict[str, _Outcome], classes) -> Results:
