@@ -325,6 +325,8 @@ def main() -> None:
     """Print the tables of docs/evidence.md."""
     n_sets = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     names = sys.argv[2:] or list(DESIGNS)
+    for other in set(DESIGNS) - set(names):
+        del DESIGNS[other]  # the seeds go by the place among the designs that are run
     started = time.perf_counter()
     found = {
         name: run_all(examine, [(name, number) for number in range(n_sets)], name) for name in names
