@@ -122,20 +122,20 @@ def _score(
     from emodecode.evaluate.calibration import describe_calibration
     from emodecode.evaluate.chance import make_exchange
     from emodecode.evaluate.metrics import score_predictions
+    from emodecode.evaluate.phase import surrogate_null
     from emodecode.evaluate.refit import refit_null
     from emodecode.evaluate.subjects import describe_subjects
 
     samples = gathered.samples
-    nulls = refit_null(
-        samples,
-        splits,
-        _to_refit(study, candidates),
-        exchange=make_exchange(samples.table, classes=results.classes),
-        tuning=make_tuning(study),
-        n_permutations=study.evaluate.n_permutations,
-        seed=study.seed,
-        **work.as_arguments(),
-    )
+    rules, how = study.evaluate, {"seed": study.seed, **work.as_arguments()}
+    how |= {"tuning": make_tuning(study), "n_permutations": rules.n_permutations}
+    unit = "block" if rules.exchange == "phase" else rules.exchange
+    tested = _to_refit(study, candidates)
+    if rules.exchange == "phase":
+        nulls = surrogate_null(samples, splits, tested, **how) if tested else {}
+    else:
+        exchange = make_exchange(samples.table, classes=results.classes, unit=unit)
+        nulls = refit_null(samples, splits, tested, exchange=exchange, **how)
     if study.evaluate.calibrate != "none":
         nulls = {name: _without_probabilities(null) for name, null in nulls.items()}
     scores = score_predictions(
@@ -147,6 +147,7 @@ def _score(
         rows=results.rows,
         nulls=nulls,
         splits=splits,
+        unit=unit,
     )
     for model in study.models:
         found, name = scores["models"][model.name], model.name
@@ -182,7 +183,9 @@ def _to_refit(study: Study, candidates: "Sequence[Candidate]") -> "list[Candidat
         for candidate, model in zip(candidates, study.models, strict=True)
         if model.kind != "dummy"
     ]
-    return [candidate for candidate in real if how == "refit" or has_fast_path(candidate)]
+    if how == "refit" or study.evaluate.exchange == "phase":
+        return real
+    return [candidate for candidate in real if has_fast_path(candidate)]
 
 
 def _without_probabilities(null: "Null") -> "Null":

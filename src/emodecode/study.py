@@ -219,10 +219,7 @@ class Clean(Section):
 
 
 class Features(Section):
-    """Samples -> features. Selection is refitted inside every fold.
-
-    ``fit_on = "all"`` selects once, on all samples before the folds, as S2 did: a leak.
-    """
+    """Samples -> features; ``fit_on = "all"`` selects once, before the folds, as S2 did: a leak."""
 
     clean: Clean = Clean()
     n_voxels: Annotated[int, Field(ge=1)] | None = None
@@ -271,10 +268,18 @@ class Evaluate(Section):
     allow_leakage: bool = False
     n_permutations: Annotated[int, Field(ge=1)] = 1000
     permutation: Literal["auto", "refit", "predictions"] = "auto"
+    exchange: str = "block"
     calibrate: Literal["none", "temperature"] = "none"
     controls: bool = True
     control_share: Annotated[float, Field(gt=0, le=100)] = 1.0
     split_seed: Annotated[int, Field(ge=0)] | None = None
+
+    @field_validator("exchange")
+    @classmethod
+    def _never_single_volumes(cls, value: str) -> str:
+        if value not in ("block", "shift", "phase"):
+            raise ValueError("block, shift or phase: single volumes would find effects in noise")
+        return value
 
 
 PUBLISHED_KEYS = ("evaluate.", "features.fit_on", "features.n_voxels", "features.select_by")
@@ -284,8 +289,7 @@ PUBLISHED_KEYS = ("evaluate.", "features.fit_on", "features.n_voxels", "features
 class Study(Section):
     """Every choice that a result depends on.
 
-    Load one with :func:`load_study`; :func:`write_study` writes it as resolved. `as_published`
-    holds dotted keys and values of a second, published form that is evaluated beside this one.
+    `as_published` holds dotted keys of a published form that is evaluated beside this one.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]

@@ -56,11 +56,14 @@ class Null:
         Balanced accuracy; NaN where undefined.
     subjects : tuple of str
         Sorted.
+    of : {"labels", "surrogates"}
+        What was drawn: labellings, or surrogates of the data (`emodecode.evaluate.phase`).
     """
 
     scores: dict[str, np.ndarray] = field(repr=False)
     per_subject: np.ndarray = field(repr=False)
     subjects: tuple[str, ...]
+    of: str = "labels"
 
     @property
     def n_permutations(self) -> int:
@@ -131,6 +134,8 @@ def refit_levels(tally: Tally, exchange: Exchange, null: Null) -> dict[str, dict
     """
     observed = _scores(tally, exchange.label[None])
     smallest, found = _smallest(null.n_permutations, exchange), {}
+    if null.of == "surrogates":
+        smallest = 1 / (null.n_permutations + 1)
     for metric in METRICS:
         values = null.scores[metric]
         known = values[np.isfinite(values)]
@@ -139,10 +144,18 @@ def refit_levels(tally: Tally, exchange: Exchange, null: Null) -> dict[str, dict
 
 
 def describe_test(
-    exchange: Exchange, *, n_permutations: int, refitted: bool, shared_training: bool
+    exchange: Exchange,
+    *,
+    n_permutations: int,
+    refitted: bool,
+    shared_training: bool,
+    of: str = "labels",
 ) -> dict[str, Any]:
     """Say how a decoder was tested: ``method n_permutations sentence`` of ``scores.json``."""
     how = "everything refitted in every fold"
+    drawn = f"labellings: {exchange.sentence}"
+    if of == "surrogates":
+        drawn = "phase-randomised surrogates of the data with the true labels"
     if not refitted:
         how = "predictions fixed (approximate)"
         if shared_training:
@@ -150,10 +163,11 @@ def describe_test(
                 "predictions fixed, deviations × 1.41 because the folds share training samples "
                 "(approximate)"
             )
+    method = "refit" if of == "labels" else "surrogates"
     return {
-        "method": "refit" if refitted else "predictions",
+        "method": method if refitted else "predictions",
         "n_permutations": n_permutations,
-        "sentence": f"{n_permutations:,} labellings: {exchange.sentence}; {how}",
+        "sentence": f"{n_permutations:,} {drawn}; {how}",
     }
 
 

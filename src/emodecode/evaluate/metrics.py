@@ -38,6 +38,7 @@ def score_predictions(
     rows: np.ndarray | None = None,
     nulls: Mapping[str, Null] | None = None,
     splits: Sequence[Split] | None = None,
+    unit: str = "block",
 ) -> dict[str, Any]:
     """Score every model: the content of ``scores.json``.
 
@@ -67,6 +68,8 @@ def score_predictions(
     splits : sequence of Split, optional
         The folds, to know whether they share training samples; without them, several folds are
         taken to, and intervals are not widened.
+    unit : {"block", "shift"}
+        What is exchanged (`emodecode.evaluate.exchange.make_exchange`).
 
     Returns
     -------
@@ -76,8 +79,8 @@ def score_predictions(
         ``balanced_accuracy accuracy macro_auc log_loss`` (``value low high n_subjects chance
         chance_sd p p_smallest``), ``per_class`` (``precision recall f1 auc``, each ``value low high
         n_subjects``, and ``support``), ``confusion`` (counts; rows are labels, columns
-        predictions), ``per_subject``, ``test`` (``method``: "refit" or "predictions",
-        ``n_permutations``, ``sentence``) and ``notes``.
+        predictions), ``per_subject``, ``test`` (``method``: "refit", "predictions" or
+        "surrogates", ``n_permutations``, ``sentence``) and ``notes``.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def score_predictions(
     classes = [str(name) for name in classes]
     check_predictions(predictions, classes)
     samples = _sample_columns(predictions, samples_table, rows)
-    exchange = make_exchange(samples, classes=classes)
+    exchange = make_exchange(samples, classes=classes, unit=unit)
     drawn = {"n_permutations": n_permutations, "seed": seed}
     several = len(set(predictions["fold"])) > 1 if splits is None else shares_training(splits)
     widening = 1.0 if splits is None else find_units(predictions, splits).widening
@@ -116,7 +119,11 @@ def _test(
     else:
         chance, m = refit_levels(tally, exchange, null), null.n_permutations
     test = describe_test(
-        exchange, n_permutations=m, refitted=null is not None, shared_training=several
+        exchange,
+        n_permutations=m,
+        refitted=null is not None,
+        shared_training=several,
+        of="labels" if null is None else null.of,
     )
     return chance, test
 

@@ -6,7 +6,11 @@ from emodecode.report import wording
 from emodecode.report.calibration import draw_reliability
 from emodecode.report.folder import ResultsFolder
 
-METHODS = {"refit": "refitted", "predictions": "predictions fixed, approximate"}
+METHODS = {
+    "refit": "refitted",
+    "predictions": "predictions fixed, approximate",
+    "surrogates": "refitted on surrogates",
+}
 
 
 def describe_test(score: dict[str, Any]) -> dict[str, str]:
@@ -37,7 +41,13 @@ def explain_chance(models: dict[str, dict[str, Any]], n_permutations: int | None
     for (method, count), names in groups.items():
         times = f" ({wording.format_count(count)} permutations)" if count else ""
         of = f" of {wording.join_words(names)}" if len(groups) > 1 else ""
-        if method == "refit":
+        if method == "surrogates":
+            drawn = times.replace("permutations", "surrogates")
+            parts.append(
+                f"Chance{of} is the mean score after everything was fitted anew on "
+                f"phase-randomised surrogates of the data{drawn}"
+            )
+        elif method == "refit":
             parts.append(
                 f"Chance{of} is the mean score after everything was fitted anew on exchanged "
                 f"labels{times}"

@@ -153,6 +153,11 @@ def _tell_tests(models: dict[str, dict[str, Any]], chance: dict[str, Any]) -> li
             f"For {join_words(methods['refit'])} selection and fit were repeated on each labelling "
             "in every fold [@ojala2010]."
         )
+    if methods.get("surrogates"):
+        sentences.append(
+            f"For {join_words(methods['surrogates'])} chance is instead that of phase-randomised "
+            "surrogates of the data with the true labels, everything refitted [@prichard1994]."
+        )
     if methods.get("predictions"):
         text = f"For {join_words(methods['predictions'])} the predictions stayed fixed"
         shared = [models[name]["test"].get("sentence", "") for name in methods["predictions"]]
