@@ -161,21 +161,6 @@ def test_two_processes_and_a_resumed_run_give_the_same(tmp_path, monkeypatch):
         run(samples, splits, candidates, m=6, seed=1, resume_folder=tmp_path)
 
 
-def test_a_local_dask_cluster_gives_the_same_null(tmp_path):
-    distributed = pytest.importorskip("distributed")
-    samples = make_samples(blocks(n_subjects=3, n_runs=1))
-    splits = leave_one_subject_out(samples.table)
-    candidates = [Candidate("lda", make_pipeline_for("lda"))]
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
-    ) as cluster:
-        address = {"scheduler": cluster.scheduler_address, "resume_folder": tmp_path}
-        there = run(samples, splits, candidates, m=6, **address)["lda"]
-    here = run(samples, splits, candidates, m=6)["lda"]
-    np.testing.assert_allclose(there.per_subject, here.per_subject)
-    assert len(list(tmp_path.glob("*.npz"))) == len(splits)
-
-
 def test_a_broken_file_is_fitted_anew(tmp_path):
     samples = make_samples(blocks(n_subjects=2, n_runs=1))
     splits = leave_one_subject_out(samples.table)
