@@ -79,6 +79,17 @@ def test_all_controls_are_asked_and_stand_beside_the_score(both):
     assert "Leak canary" in page
 
 
+def test_a_p_that_is_approximate_is_marked(tmp_path, capsys):
+    write_small(tmp_path, {"models": [{"name": "dummy"}, *TWO["models"]]})
+    off = ("--set", "evaluate.controls=false", "--quiet")
+    assert run("evaluate", tmp_path / "study.toml", "--out", tmp_path / "out", *off) == 0
+    said = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert "~" in rows["ridge"], "balanced ridge has no fast path"
+    assert "~" not in rows["lda"] + rows["dummy"]
+    assert "~ approximate: predictions fixed" in said
+
+
 def test_switching_the_controls_off_is_printed(tmp_path, capsys):
     write_small(tmp_path)
     off = ("--set", "evaluate.controls=false", "--quiet")
@@ -123,7 +134,9 @@ def test_temperature_scaling_keeps_the_accuracy_and_says_the_temperature(tmp_pat
     assert found["temperature"]["mean"] > 0
     assert found["uncalibrated"]["log_loss"] == pytest.approx(plain["log_loss"]["value"])
     assert found["log_loss"]["p"] is None, "the refitted decoders are not calibrated"
-    assert plain["log_loss"]["p"] is not None
+    reached = 21 * plain["log_loss"]["p"]  # p = (b + 1) / (m + 1), m = 20
+    assert reached == pytest.approx(round(reached))
+    assert 1 <= reached <= 21
 
 
 @pytest.mark.data

@@ -52,7 +52,12 @@ def test_noise_is_not_rejected_more_often_than_it_may():
 
 def test_the_study_asks_for_it(tmp_path):
     write_small(tmp_path)
-    how = ("evaluate.exchange=phase", "evaluate.controls=false", "evaluate.n_permutations=5")
+    how = (
+        "evaluate.permutation=predictions",
+        "evaluate.exchange=phase",
+        "evaluate.controls=false",
+        "evaluate.n_permutations=5",
+    )
     command = ["evaluate", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out"), "--quiet"]
     with pytest.raises(SystemExit) as done:
         main([*command, *(part for key in how for part in ("--set", key))])

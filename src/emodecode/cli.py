@@ -328,18 +328,23 @@ def _print_evaluation(evaluation) -> None:
 def _print_scores(evaluation) -> None:
     scores, audit = evaluation.scores, evaluation.audit
     mark = "" if audit.verdict != "leak" else "  LEAK: see audit"
-    width = max(len(name) for name in scores["models"])
+    width, approximate = max(len(name) for name in scores["models"]), False
     print(f"\n{scores['split']['sentence']}")
     print(f"audit: {audit.verdict}\n")
     print(f"{'model':<{width}}  balanced accuracy [95 % over subjects]  chance      p  macro AUC")
     for name, model in scores["models"].items():
         accuracy, auc = model["balanced_accuracy"], model["macro_auc"]
         interval = f"[{_number(accuracy['low'])}, {_number(accuracy['high'])}]"
+        fixed = (model.get("test") or {}).get("method") == "predictions"
+        about = "~" if fixed and model.get("kind") != "dummy" else " "
+        approximate = approximate or about == "~"
         print(
             f"{name:<{width}}  {_number(accuracy['value']):>17} {interval:<20}"
-            f"  {_number(accuracy['chance']):>6}  {_number(accuracy.get('p')):>5}"
-            f"  {_number(auc['value']):>9}{mark}"
+            f"  {_number(accuracy['chance']):>6}  {_number(accuracy.get('p')):>5}{about}"
+            f" {_number(auc['value']):>9}{mark}"
         )
+    if approximate:
+        print("~ approximate: predictions fixed, nothing refitted (evaluate.permutation)")
     _print_controls(audit)
     for each in scores.get("comparisons") or []:
         print(each["sentence"])

@@ -175,15 +175,15 @@ def _to_refit(study: Study, candidates: "Sequence[Candidate]") -> "list[Candidat
     """Decoders whose test refits everything: the dummy needs none, slow ones only on demand."""
     from emodecode.evaluate.refit import has_fast_path
 
-    how = study.evaluate.permutation
-    if how == "predictions":
+    how, phase = study.evaluate.permutation, study.evaluate.exchange == "phase"
+    if how == "predictions" and not phase:
         return []
     real = [
         replace(candidate, calibrate=False)
         for candidate, model in zip(candidates, study.models, strict=True)
         if model.kind != "dummy"
     ]
-    if how == "refit" or study.evaluate.exchange == "phase":
+    if how == "refit" or phase:
         return real
     return [candidate for candidate in real if has_fast_path(candidate)]
 

@@ -27,6 +27,7 @@ from emodecode.evaluate.rules import (
     LEAK,
     NOTE,
     RULES,
+    SURE_P,
     Finding,
     Lookup,
     fold_hits,
@@ -49,9 +50,6 @@ LARGEST_RATIO = 1.5
 
 SHORT_TR_S = 1.0
 """Above this repetition time, seconds, slice timing matters."""
-
-SURE_P = 1e-3
-"""Corrected p up to which a control above chance is a leak, above it a caution."""
 
 _LAG_STEP_S, _LEVEL = 2.0, 0.05
 
@@ -297,7 +295,6 @@ class _Count:
     n: int = 0
     seconds: float = np.inf
     worst: str = ""
-    subjects: set = field(default_factory=set)
 
 
 def _where_from(lookup: Lookup, splits: list[Split], claim: str | None) -> list[Finding]:

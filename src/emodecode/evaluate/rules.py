@@ -190,6 +190,9 @@ RULES = {
 }
 
 
+SURE_P = 1e-3
+"""Corrected p up to which a control above chance is a leak, above it a caution."""
+
 CONTROL_ADVICE = {
     "T2": (
         "The same pipeline finds labels in data that have none: a step before or inside the folds "

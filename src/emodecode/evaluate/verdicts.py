@@ -11,13 +11,11 @@ import pandas as pd
 from emodecode.evaluate.corrected import holm
 from emodecode.evaluate.fold import Split
 from emodecode.evaluate.metrics import score_predictions
+from emodecode.evaluate.rules import SURE_P
 from emodecode.evaluate.tally import summarise
 
 LEVEL = 0.05
 """Corrected p up to which a control does not pass."""
-
-SURE_P = 1e-3
-"""Corrected p that enough labellings are drawn for, where none of them reaches the score."""
 
 
 class _Kind(NamedTuple):

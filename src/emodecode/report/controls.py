@@ -2,12 +2,11 @@
 
 from typing import Any
 
+from emodecode.evaluate.rules import SURE_P
 from emodecode.report import wording
 from emodecode.report.control_figures import draw_controls, draw_lags
 from emodecode.report.folder import ResultsFolder
 
-LEAK_AT = 0.001
-"""Corrected p up to which a failed control makes the verdict leak; confounds never do."""
 OF_CONTROL = "Control not at chance"
 """How titles of findings begin that come from controls."""
 
@@ -150,7 +149,7 @@ def _leaks_by_controls(audit: dict[str, Any]) -> bool:
 def _is_leak(control: dict[str, Any]) -> bool:
     p = control.get("p_corrected")
     failed = control.get("passed") is False and control.get("name") != "confounds"
-    return failed and p is not None and p <= LEAK_AT
+    return failed and p is not None and p <= SURE_P
 
 
 def _decoder(control: dict[str, Any]) -> str:
