@@ -32,6 +32,11 @@ FILES = {
     "provenance.json",
     "fitted.json",
     "splits.json",
+    "folds.tsv",
+    "folds-classes.tsv",
+    "folds-confusion.tsv",
+    "table1.tsv",
+    "latency.json",
     "labels-timeline.tsv",
     "mask.nii.gz",
     "maps",
@@ -65,7 +70,7 @@ def evaluated(tmp_path_factory) -> Path:
 
 def test_all_commands_are_there():
     assert [
-        *("audit", "compare", "demo", "evaluate", "fetch", "label", "report", "simulate"),
+        *("align", "audit", "compare", "demo", "evaluate", "fetch", "label", "report", "simulate"),
     ] == COMMANDS
 
 

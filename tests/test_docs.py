@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from emodecode.study import BidsData, Evaluate, Features, Labels, MatData, Model, Study, TableData
+from emodecode.sections import (
+    Align,
+    BidsData,
+    Evaluate,
+    Features,
+    Labels,
+    MatData,
+    Model,
+    TableData,
+)
+from emodecode.study import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -31,9 +41,9 @@ def test_links_lead_somewhere(page):
 
 def test_every_study_key_is_described():
     text = (ROOT / "docs" / "study.md").read_text()
-    for section in (Study, BidsData, MatData, TableData, Labels, Features, Model, Evaluate):
+    for section in (Study, BidsData, MatData, TableData, Labels, Features, Align, Model, Evaluate):
         for key in section.model_fields:
-            if key not in ("source", "data", "labels", "features", "evaluate"):
+            if key not in ("source", "data", "labels", "features", "align", "evaluate"):
                 assert f"`{key}`" in text, f"{section.__name__}.{key}"
 
 

@@ -7,7 +7,7 @@ import pytest
 from emodecode.errors import InputError
 from emodecode.label.clock import map_runs, measure_clock_error
 from emodecode.run import Run
-from emodecode.study import STUDYFORREST_SEGMENTS_S
+from emodecode.sections import STUDYFORREST_SEGMENTS_S
 
 RUN_VOLUMES = [451, 441, 438, 488, 462, 439, 542, 338]
 

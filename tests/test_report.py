@@ -132,7 +132,7 @@ def test_sections_come_in_the_promised_order(clean):
     _, page = clean
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
     assert sections == [
-        *("audit", "scores", "subjects", "confusion", "roc", "classes", "labels"),
+        *("audit", "scores", "subjects", "confusion", "roc", "classes", "folds", "labels"),
         *("brain", "methods", "references", "provenance"),
     ]
     links = [a[1:] for a in page.attributes("href") if a.startswith("#") and a != "#audit"]

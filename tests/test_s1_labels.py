@@ -10,7 +10,7 @@ from emodecode.label.rules import apply_rules, count_labels
 from emodecode.label.votes import label_annotations
 from emodecode.read.annotations import read_annotations, read_ratings
 from emodecode.read.design import plan_runs
-from emodecode.study import LABEL_PRESETS, STUDYFORREST_SEGMENTS_S
+from emodecode.sections import LABEL_PRESETS, STUDYFORREST_SEGMENTS_S
 
 pytestmark = pytest.mark.data
 

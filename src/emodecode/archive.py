@@ -15,6 +15,9 @@ import pandas as pd
 
 import emodecode
 from emodecode.assemble import Gathered
+from emodecode.evaluate.alignfold import whole_alignment
+from emodecode.evaluate.foldscores import write_fold_tables
+from emodecode.evaluate.matching import Alikeness
 from emodecode.evaluate.results import Results
 from emodecode.evaluate.score import Candidate, fingerprint_samples, fit_fold
 from emodecode.explain import linear_maps, peaks
@@ -75,6 +78,12 @@ def write_results(
         folder / "splits.json",
     )
     write_json(proof.fitted, folder / "fitted.json")
+    write_fold_tables(folder, results.predictions, results.classes)
+    training, latency = results.training(), results.latency()
+    if len(training):
+        write_table(training, folder / "training.tsv")
+    if latency:
+        write_json(latency, folder / "latency.json")
     write_json(proof.scores, folder / "scores.json")
     write_json(
         proof.audit.to_json() | {"allow_leakage": study.evaluate.allow_leakage},
@@ -122,11 +131,15 @@ def write_maps(
     labels = _entities(samples.classes)
     written = []
     for model, candidate in zip(study.models, candidates, strict=True):
-        if not KINDS[model.kind].is_linear:
-            continue
+        if not KINDS[model.kind].is_linear or study.features.select_by == "own":
+            continue  # voxels of each subject's own have no common map
         params = results.most_chosen(model.name)
         fitted = fit_fold(
-            candidate.pipeline, samples.X, y, samples.table, rows, params=params, seed=study.seed
+            candidate.pipeline,
+            *(samples.X, y, samples.table, rows),
+            params=params,
+            seed=study.seed,
+            fold=whole_alignment(candidate.alignment, samples.table),
         )
         for found in linear_maps(samples, fitted):
             for kind, values in (("weights", found.weights), ("pattern", found.pattern)):
@@ -156,6 +169,24 @@ def _entities(names: Sequence[str]) -> dict[str, str]:
             more += 1
         entities[name] = entity
     return entities
+
+
+def tabulate_alikeness(found: Sequence[Alikeness], *, by_subject: bool = False) -> pd.DataFrame:
+    """Table of what `emodecode align` found: a row for each method and run, or for each subject."""
+    if not by_subject:
+        return pd.DataFrame([each.row() for each in found])
+    rows = [
+        {
+            "method": each.method,
+            "tested_on": each.tested_on,
+            "subject": subject,
+            "matching": value,
+            "isc": each.isc[subject],
+        }
+        for each in found
+        for subject, value in each.matching.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def describe(

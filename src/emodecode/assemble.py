@@ -12,7 +12,8 @@ import numpy as np
 
 import emodecode
 from emodecode.candidates import (
-    make_candidate,
+    NETWORKS,
+    check_model,
     make_tuning,
     match_columns,
     naming_model,
@@ -24,6 +25,7 @@ from emodecode.output import write_json
 from emodecode.run import Run
 from emodecode.samples import Samples
 from emodecode.study import Study
+from emodecode.timelock import protocol_of, refuse_unsupported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +43,7 @@ class Gathered:
     notes: list[str] = field(default_factory=list)
     motion: "pd.DataFrame | None" = None
     timing: tuple[str, ...] = ()
+    runs: list[Run] = field(default_factory=list, repr=False)
 
 
 def refuse_at_once(study: Study) -> None:
@@ -57,6 +60,8 @@ def refuse_at_once(study: Study) -> None:
     _refuse_known_leak(study)
     if any(model.kind == "boosted_trees" for model in study.models):
         require_installed("trees", "xgboost")
+    if any(model.kind in NETWORKS for model in study.models):
+        require_installed("torch", "torch", "skorch")
     has_voxels = study.data.source != "table"
     if study.data.source == "design":
         raise InputError(
@@ -73,7 +78,7 @@ def refuse_at_once(study: Study) -> None:
             remedy="Set data.mask, and data.voxel_order.",
         )
     for model in study.models:
-        make_candidate(study, model)
+        check_model(study, model)
         if model.columns is not None and has_voxels and study.features.parcels is None:
             match_columns(model.name, model.columns, ())
     if study.features.parcels is not None:
@@ -267,6 +272,7 @@ def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
         [*notes, *more],
         motion=motion_of(runs, samples.table),
         timing=tuple(dict.fromkeys(note for run in runs for note in run.notes if _times(note))),
+        runs=runs,
     )
 
 
@@ -425,6 +431,12 @@ def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], di
         gap_s=rules.gap_s,
         seed=study.seed if rules.split_seed is None else rules.split_seed,
     )
+    if protocol_of(study) == "calibration_blocks":
+        from emodecode.evaluate.alignfold import with_calibration
+
+        assert study.align is not None
+        splits = with_calibration(splits, table, run=study.align.calibration_run)
+        sentence += " One run of each tested subject calibrates its map and is not tested."
     return splits, {"name": name, "sentence": sentence, "n_folds": len(splits)}
 
 
@@ -433,12 +445,12 @@ def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
     from emodecode.evaluate.audit import audit_split, enforce
     from emodecode.evaluate.score import check_inner_folds
 
+    refuse_unsupported(study, table)
     splits, _ = split_samples(study, table)
     found = audit_split(table, splits)
     enforce(found, allow_leakage=study.evaluate.allow_leakage)
     tuning = make_tuning(study)
     for model in study.models:
-        candidate = make_candidate(study, model)
-        if candidate.grid or candidate.calibrate:
+        if check_model(study, model):
             with naming_model(model):
                 check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)

@@ -3,18 +3,25 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.study import Model, Study
 
 if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
+
+    from emodecode.evaluate.alignment import Alignment
     from emodecode.evaluate.score import Candidate, Tuning
     from emodecode.samples import Samples
 
 
-BEFORE_FOLDS = ("select",)
+BEFORE_FOLDS = ("select", "align")
 """Steps that ``features.fit_on = "all"`` fits on all samples before the folds, as S2 did."""
+
+NETWORKS = ("conv1d", "s2_conv1d", "hanson_mlp")
+"""Kinds of decoder that need torch."""
 
 
 def require_installed(extra: str, *modules: str) -> None:
@@ -35,20 +42,66 @@ def require_installed(extra: str, *modules: str) -> None:
         )
 
 
-def make_candidates(study: Study, samples: "Samples") -> "list[Candidate]":
-    """Build the pipeline of every model of the study."""
+def make_candidates(
+    study: Study, samples: "Samples", alignment: "Alignment | None" = None
+) -> "list[Candidate]":
+    """Build the pipeline of every model of the study.
+
+    Parameters
+    ----------
+    study : Study
+    samples : Samples
+    alignment : Alignment, optional
+        What aligned pipelines are fitted on; needed if the study has an alignment.
+    """
+    step = None if alignment is None else make_align_step(study, samples)
     return [
         make_candidate(
-            study, model, columns=match_columns(model.name, model.columns, samples.features or ())
+            study,
+            model,
+            columns=match_columns(model.name, model.columns, samples.features or ()),
+            align=step if is_aligned_model(study, model) else None,
+            alignment=alignment if is_aligned_model(study, model) else None,
         )
         for model in study.models
     ]
 
 
+def is_aligned_model(study: Study, model: Model) -> bool:
+    """Tell whether a model decodes in the common space: not the dummy, not ``align = false``."""
+    protocol = "none" if study.align is None else study.align.protocol
+    return protocol != "none" and model.align and model.kind != "dummy"
+
+
+def check_model(study: Study, model: Model) -> bool:
+    """Build a model to see that it can be built; tell whether it needs inner folds.
+
+    Raises
+    ------
+    InputError
+        As `make_candidate`.
+    """
+    candidate = make_candidate(study, model)
+    return bool(candidate.grid or candidate.calibrate)
+
+
 def make_candidate(
-    study: Study, model: Model, *, columns: Sequence[int] | None = None
+    study: Study,
+    model: Model,
+    *,
+    columns: Sequence[int] | None = None,
+    align: "BaseEstimator | None" = None,
+    alignment: "Alignment | None" = None,
 ) -> "Candidate":
     """Build the pipeline of a model and the grid that it is tuned on.
+
+    Parameters
+    ----------
+    study, model
+    columns : sequence of int, optional
+        Named columns of a table.
+    align : estimator, optional
+        The step that takes subjects into the common space; `alignment` is what it is fitted on.
 
     Raises
     ------
@@ -63,13 +116,17 @@ def make_candidate(
             model.kind,
             params=model.params,
             n_voxels=model.n_voxels or study.features.n_voxels,
-            select_by=study.features.select_by,
+            select_by=_select_by(study),
             scale=study.features.scale,
             columns=columns,
             seed=study.seed,
         )
         tuned = model.tune or bool(model.grid)
         grid = make_grid(model.kind, model.grid, pipeline=pipeline) if tuned else {}
+    if study.features.select_by == "own" and "select" in pipeline.named_steps:
+        pipeline = _with_own_voxels(pipeline)
+    if align is not None:
+        pipeline = _with_alignment(pipeline, align, whole=align.pieces is not None)
     on_all = [name for name in BEFORE_FOLDS if name in pipeline.named_steps]
     return Candidate(
         model.name,
@@ -77,7 +134,109 @@ def make_candidate(
         grid,
         fit_on_all=tuple(on_all if study.features.fit_on == "all" else ()),
         calibrate=study.evaluate.calibrate == "temperature" and model.kind != "dummy",
+        alignment=alignment,
+        choose_epoch_on_test=study.evaluate.choose_epoch_on == "test" and model.kind in NETWORKS,
     )
+
+
+def _select_by(study: Study) -> str:
+    """Selection over the group or the subjects' ranks; voxels of each subject's own replace it."""
+    if study.features.select_by != "own":
+        return study.features.select_by
+    protocol = "none" if study.align is None else study.align.protocol
+    if protocol != "none" and study.features.fit_on == "all":
+        return "group"
+    raise InputError(
+        "features.select_by",
+        found="\"own\": each subject's own voxels, which a new subject's labels would choose",
+        expected='"group" or "subject"',
+        remedy='To see S2\'s published form, put it under [as_published] with "features.fit_on" = '
+        '"all".',
+    )
+
+
+def _with_own_voxels(pipeline: "Pipeline") -> "Pipeline":
+    import sklearn
+    from sklearn.pipeline import Pipeline
+
+    from emodecode.features.own import OwnVoxels
+
+    own = OwnVoxels(pipeline.named_steps["select"].n_voxels)
+    with sklearn.config_context(enable_metadata_routing=True):
+        own.set_fit_request(subjects=True).set_transform_request(subjects=True)
+    return Pipeline([(name, own if name == "select" else step) for name, step in pipeline.steps])
+
+
+def make_align_step(study: Study, samples: "Samples", **choices: Any) -> "BaseEstimator":
+    """Build the step that takes every subject into the common space.
+
+    Parameters
+    ----------
+    study, samples
+    **choices
+        ``method``, ``map``, ``n_components``, to replace what the study says.
+
+    Raises
+    ------
+    InputError
+        Pieces or searchlights of samples that are no voxels.
+    """
+    import sklearn
+
+    from emodecode.align.space import CommonSpace
+
+    rules = study.align
+    assert rules is not None
+    step = CommonSpace(
+        method=choices.get("method", rules.method),
+        map=choices.get("map", rules.map),
+        shrinkage=rules.shrinkage,
+        n_components=choices.get("n_components", rules.n_components),
+        level2_niter=rules.level2_niter,
+        scaling=rules.scaling,
+        reflection=rules.reflection,
+        alpha=rules.alpha,
+        zscore_common=rules.zscore_common,
+        pieces=_pieces(study, samples),
+    )
+    with sklearn.config_context(enable_metadata_routing=True):
+        return step.set_fit_request(subjects=True).set_transform_request(subjects=True)
+
+
+def _pieces(study: Study, samples: "Samples"):
+    """Parcel of each voxel, or searchlights; None where the brain is aligned as a whole."""
+    rules = study.align
+    assert rules is not None
+    if rules.pieces is None and rules.searchlight_mm is None:
+        return None
+    if samples.mask is None or samples.features is not None:
+        raise InputError(
+            "align.pieces",
+            found="pieces of the brain, with features that are no voxels",
+            expected="voxels with a mask",
+            remedy="Leave align.pieces and align.searchlight_mm out.",
+        )
+    if rules.pieces is not None:
+        from emodecode.features.parcels import parcel_of_voxels
+
+        return parcel_of_voxels(rules.pieces, mask_img=samples.mask)
+    import nibabel as nib
+    import numpy as np
+
+    from emodecode.align.piecewise import searchlights
+
+    inside = np.argwhere(np.asanyarray(samples.mask.dataobj) != 0)
+    coordinates = nib.affines.apply_affine(samples.mask.affine, inside)
+    return searchlights(coordinates, radius_mm=rules.searchlight_mm)
+
+
+def _with_alignment(pipeline: "Pipeline", align: "BaseEstimator", *, whole: bool) -> "Pipeline":
+    """Put the alignment behind the selection; in front of it where whole brains are aligned."""
+    from sklearn.pipeline import Pipeline
+
+    before = ("columns",) if whole else ("columns", "select")
+    place = sum(name in before for name, _ in pipeline.steps)
+    return Pipeline([*pipeline.steps[:place], ("align", align), *pipeline.steps[place:]])
 
 
 @contextmanager

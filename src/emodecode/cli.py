@@ -80,6 +80,23 @@ def evaluate(
 
 
 @app.command
+def align(
+    study: Path,
+    *,
+    out: Out,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+):
+    """Compare ways into one space for all subjects, on runs that no map was fitted on."""
+    from emodecode import workflow
+
+    found = workflow.align(_load(study, settings), out, overwrite=overwrite, progress=not quiet)
+    _print_alikeness(found)
+    print(f"written to {out}")
+
+
+@app.command
 def audit(
     study: Path | None = None,
     *,
@@ -315,6 +332,25 @@ def _print_overlap(overlap: dict[str, Any]) -> None:
         print(f"  {text:<72}{value:>8.3f}")
 
 
+def _print_alikeness(found) -> None:
+    """Print how well segments are found again in other subjects, before and after alignment."""
+    for tested in dict.fromkeys(each.tested_on for each in found):
+        own = [each.row() for each in found if each.tested_on == tested]
+        first = own[0]
+        print(
+            f"\ntested on {tested}, fitted on {first['fitted_on'] or 'nothing'} "
+            f"({first['n_subjects']} subjects; chance of matching {first['chance']:.3f})\n"
+        )
+        print(f"{'method':<16}  segments matched [95 %]    inter-subject correlation [95 %]")
+        for row in own:
+            print(f"{row['method']:<16}  {_interval(row, 'matching'):<24}  {_interval(row, 'isc')}")
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    low, high = _number(row[f"{name}_low"]), _number(row[f"{name}_high"])
+    return f"{_number(row[name])} [{low}, {high}]"
+
+
 def _print_evaluation(evaluation) -> None:
     """Print scores, chance, audit and controls, of the published form first if there is one."""
     if evaluation.published is not None:
@@ -345,9 +381,36 @@ def _print_scores(evaluation) -> None:
         )
     if approximate:
         print("~ approximate: predictions fixed, nothing refitted (evaluate.permutation)")
+    _print_alignment(scores.get("alignment"))
     _print_controls(audit)
     for each in scores.get("comparisons") or []:
         print(each["sentence"])
+
+
+def _print_alignment(alignment: dict[str, Any] | None) -> None:
+    """Print what aligned scores have to be read against."""
+    if not alignment:
+        return
+    print(f"\naligned ({alignment['protocol']}): {alignment['fitted_on']}")
+    print(f"assumes: {alignment['assumes']}")
+    if not alignment["beside"]:
+        print("beside: nothing (align.beside = false)")
+        return
+    width = max(len(each["model"]) for each in alignment["beside"])
+    print(f"\n{'beside':<{width}}  {'':<17}  balanced accuracy          chance  macro AUC")
+    for each in alignment["beside"]:
+        accuracy, kind = each["balanced_accuracy"], each["kind"].replace("_", " ")
+        if each["why_not"]:
+            print(f"{each['model']:<{width}}  {kind:<17}  not scored: {each['why_not']}")
+            continue
+        interval = f"[{_number(accuracy['low'])}, {_number(accuracy['high'])}]"
+        print(
+            f"{each['model']:<{width}}  {kind:<17}  {_number(accuracy['value'])} {interval:<18}"
+            f"  {_number(accuracy['chance']):>6}  {_number(each['macro_auc']['value']):>9}"
+        )
+    for each in alignment["beside"]:
+        if each.get("gain"):
+            print(each["gain"]["sentence"])
 
 
 def _print_controls(audit) -> None:

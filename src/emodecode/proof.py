@@ -13,6 +13,7 @@ from emodecode.candidates import make_candidates, make_tuning
 from emodecode.study import Study
 
 if TYPE_CHECKING:
+    from emodecode.evaluate.alignment import Alignment
     from emodecode.evaluate.audit import Audit
     from emodecode.evaluate.chance import Null
     from emodecode.evaluate.controls import Control
@@ -66,8 +67,18 @@ class Work:
         }
 
 
-def prove(study: Study, gathered: Gathered, *, work: Work) -> Proof:
+def prove(
+    study: Study, gathered: Gathered, *, work: Work, alignment: "Alignment | None" = None
+) -> Proof:
     """Audit the folds, score the decoders, test them against chance, run the controls.
+
+    Parameters
+    ----------
+    study : Study
+    gathered : Gathered
+    work : Work
+    alignment : Alignment, optional
+        What aligned decoders are fitted on (`emodecode.timelock.gather_alignment`).
 
     Raises
     ------
@@ -88,13 +99,14 @@ def prove(study: Study, gathered: Gathered, *, work: Work) -> Proof:
     }
     audit = audit_split(samples.table, splits, **known)
     enforce(audit, allow_leakage=rules.allow_leakage)
-    candidates = make_candidates(study, samples)
+    candidates = make_candidates(study, samples, alignment)
     results = score(
         samples,
         splits,
         candidates,
         tuning=make_tuning(study),
         seed=study.seed,
+        with_latency=True,
         **work.as_arguments(),
     )
     fitted = [
@@ -108,6 +120,8 @@ def prove(study: Study, gathered: Gathered, *, work: Work) -> Proof:
     controls, share = _control(study, gathered, splits, candidates, results, work)
     audit = add_controls(audit, controls, share=share)
     scores["comparisons"] = _compare(study, results, splits, audit)
+    if alignment is not None:
+        scores["alignment"] = _align(study, gathered, splits, candidates, results, audit, work)
     return Proof(results, candidates, splits, audit, fitted, scores)
 
 
@@ -232,6 +246,48 @@ def _control(
     )
     spent = sum(fold["seconds"] for fold in results.folds)
     return controls, sum(control.seconds for control in controls) / max(spent, 1e-9)
+
+
+def _align(
+    study: Study,
+    gathered: Gathered,
+    splits: "Sequence[Split]",
+    candidates: "Sequence[Candidate]",
+    results: "Results",
+    audit: "Audit",
+    work: Work,
+) -> dict[str, Any]:
+    """What the alignment assumes, and the references that its scores stand beside."""
+    from emodecode.evaluate.alignment import ASSUMES, PROTOCOLS
+    from emodecode.evaluate.beside import score_beside
+
+    rules = study.align
+    assert rules is not None
+    chosen = list(candidates)
+    if isinstance(rules.beside, list):
+        chosen = [each for each in candidates if each.name in rules.beside]
+    beside = []
+    if rules.beside:
+        beside = score_beside(
+            gathered.samples,
+            splits,
+            chosen,
+            results=results,
+            verdict=audit.verdict,
+            tuning=make_tuning(study),
+            seed=study.seed,
+            n_permutations=study.evaluate.n_permutations,
+            **work.as_arguments(),
+        )
+    return {
+        "protocol": rules.protocol,
+        "fitted_on": PROTOCOLS[rules.protocol],
+        "assumes": ASSUMES[rules.protocol],
+        "method": rules.method,
+        "map": rules.map,
+        "aligned": [each.name for each in candidates if each.alignment is not None],
+        "beside": beside,
+    }
 
 
 def _compare(

@@ -12,6 +12,7 @@ from emodecode.study import Study, load_study, published_form, write_study
 if TYPE_CHECKING:
     from emodecode.assemble import Gathered
     from emodecode.evaluate.audit import Audit
+    from emodecode.evaluate.matching import Alikeness
     from emodecode.label.labelled import Labelled
     from emodecode.proof import Proof, Work
 
@@ -110,9 +111,13 @@ def _evaluate_into(
 ) -> "Proof":
     from emodecode import archive
     from emodecode.proof import prove
+    from emodecode.timelock import gather_alignment
 
     started = time.time()
-    proof = prove(study, gathered, work=work)
+    alignment = gather_alignment(
+        *(study, gathered.samples, gathered.runs), work=work.resume, progress=work.progress
+    )
+    proof = prove(study, gathered, work=work, alignment=alignment)
     maps = archive.write_maps(folder, study, gathered.samples, proof.candidates, proof.results)
     archive.write_results(folder, study, gathered, proof)
     described = archive.describe(
@@ -142,6 +147,39 @@ def label(study: Study, out: Path, *, overwrite: bool = False) -> "Labelled":
         write_json(described | {"reading": notes}, staging / "labels.json")
         write_study(study, staging / "study.toml")
     return labelled
+
+
+def align(
+    study: Study, out: Path, *, overwrite: bool = False, progress: bool = True
+) -> "list[Alikeness]":
+    """Compare ways into one space: how alike subjects are in runs that no map was fitted on."""
+    from emodecode import archive, assemble, timelock
+    from emodecode.candidates import require_installed
+    from emodecode.evaluate.matching import compare_spaces
+    from emodecode.prepare import brain_mask
+    from emodecode.report.alignment import write_alignment_figure
+    from emodecode.samples import write_table
+
+    require_installed("report", "matplotlib")
+    timelock.refuse_without_time_lock(study)
+    with open_output(out, overwrite=overwrite) as staging:
+        runs, _ = assemble.read_runs(study)
+        timelock.refuse_unsupported(study, assemble.label_runs(study, runs).table)
+        volumes = timelock.extract_volumes(
+            study,
+            timelock.read_alignment_runs(study, runs),
+            mask=brain_mask(runs, mask=getattr(study.data, "mask", None)),
+            work=out / RESUME_FOLDER,
+            progress=progress,
+        )
+        found = compare_spaces(
+            volumes, timelock.steps_to_compare(study, volumes), progress=progress
+        )
+        write_table(archive.tabulate_alikeness(found), staging / "alignment.tsv")
+        write_table(archive.tabulate_alikeness(found, by_subject=True), staging / "subjects.tsv")
+        write_alignment_figure(found, staging / "alignment.png")
+        write_study(study, staging / "study.toml")
+    return found
 
 
 def audit_study(study: Study) -> "Audit":

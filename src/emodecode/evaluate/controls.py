@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.dummy import DummyClassifier
 
 from emodecode.errors import InputError
+from emodecode.evaluate.alignment import replay_candidates
 from emodecode.evaluate.confounds import confound_columns, describe_confounds
 from emodecode.evaluate.design import read_design
 from emodecode.evaluate.fold import NOTHING, Split
@@ -154,6 +155,13 @@ class _Study(NamedTuple):
             how["n_jobs"] = 1
         return score(samples, splits, candidates, **how)
 
+    def on(
+        self, X: np.ndarray, *, seed: int, subjects: Sequence[str] | None = None
+    ) -> "tuple[_Study, Samples]":
+        """The candidates and samples for other values; what they are aligned on goes along."""
+        candidates = replay_candidates(self.candidates, X, seed=seed, subjects=subjects)
+        return self._replace(candidates=candidates), dataclasses.replace(self.samples, X=X)
+
 
 class _Replayed(NamedTuple):
     """Results of one repetition, the table of their labels, and how the folds hang together."""
@@ -210,9 +218,9 @@ def _noise_replay(study: _Study, n_folds: float) -> list[Asked]:
     table = study.samples.table
 
     def replay(repeat: int) -> _Replayed:
-        X = surrogate(study.samples.X, table, seed=_child(study.seed, _NOISE, repeat))
-        noise = dataclasses.replace(study.samples, X=X)
-        return _Replayed([study.score(noise, chosen)], table, chosen)
+        seed = _child(study.seed, _NOISE, repeat)
+        own, noise = study.on(surrogate(study.samples.X, table, seed=seed), seed=seed)
+        return _Replayed([own.score(noise, chosen)], table, chosen)
 
     return _refit("noise_replay", study, replay, n_repeats)
 
@@ -259,15 +267,16 @@ def _canary(study: _Study, n_folds: float) -> list[Asked]:
             held_out = scan[np.concatenate([split.test, split.calibrate])]
             seed = _child(study.seed, _CANARY, repeat, number)
             rows = np.flatnonzero(np.isin(scan, held_out))
-            found.append(study.score(_with_surrogate(samples, rows, seed), [split]))
+            own, noise = study.on(
+                surrogate(samples.X, samples.table, seed=seed, rows=rows),
+                seed=seed,
+                subjects=np.unique(samples.subjects[split.test]).tolist(),
+            )
+            found.append(own.score(noise, [split]))
+            del own, noise  # whole brains are large
         return _Replayed(found, samples.table, apart)
 
     return _refit("canary", study, replay, n_repeats)
-
-
-def _with_surrogate(samples: Samples, rows: np.ndarray, seed: int) -> Samples:
-    """Samples with surrogates of some rows; nobody else holds the copy, whole brains are large."""
-    return dataclasses.replace(samples, X=surrogate(samples.X, samples.table, seed=seed, rows=rows))
 
 
 def _refit(

@@ -61,6 +61,7 @@ class Step(NamedTuple):
     fresh: bool
     starts_from: str | None
     unit: str | None
+    outside_s: float | None = None
 
 
 def read_fitted(
@@ -157,7 +158,17 @@ def _step(record: Any, split: Split, n_samples: int, where: str) -> Step:
         fresh=flags["fresh"] is not False,
         starts_from=texts["starts_from"],
         unit=texts["unit"],
+        outside_s=_seconds(record.get("outside_s"), where),
     )
+
+
+def _seconds(value: Any, where: str) -> float | None:
+    """Distance of rows that are no samples from the nearest test sample in its run."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise _no_steps(where, f"outside_s = {value!r}")
+    return float(value)
 
 
 def _rows(rows: Any, split: Split, n_samples: int, where: str) -> np.ndarray | None:
@@ -285,6 +296,15 @@ def _cases(
         yield _Case(rule, title, LEAK, len(seen), worst, "Fit it inside each fold, on train only.")
     else:
         yield from _neighbours(step, split, design, gap_s, rule, kind)
+    if step.outside_s is not None and step.outside_s <= gap_s + TOLERANCE_S:
+        yield _Case(
+            rule,
+            f"The step {step.name!r} ({kind}) was fitted on unlabelled volumes of a tested run",
+            LEAK,
+            len(split.test),
+            f"fold {split.name}: {step.outside_s:.3g} s from a test sample",
+            f"Fit it on other runs, or at least {gap_s:g} s away from the test samples.",
+        )
 
 
 def _neighbours(

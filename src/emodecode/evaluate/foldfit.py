@@ -14,6 +14,8 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
 from emodecode.errors import InputError
+from emodecode.evaluate.alignfold import ALIGN, AlignedFold
+from emodecode.evaluate.alignment import Alignment
 from emodecode.evaluate.calibration import fit_temperature
 from emodecode.evaluate.fold import Split
 from emodecode.evaluate.inner import inner_splits
@@ -39,6 +41,10 @@ class Candidate:
         analyses did. A leak: the ledger records it and the audit finds it.
     calibrate : bool
         Scale the probabilities by a temperature fitted in inner folds of the training rows.
+    alignment : Alignment, optional
+        What the pipeline's step ``align`` is fitted on; needed if there is one.
+    choose_epoch_on_test : bool
+        Let a network choose its epoch on the test samples, as S2 did. A leak: the ledger says so.
 
     Raises
     ------
@@ -51,8 +57,17 @@ class Candidate:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     fit_on_all: tuple[str, ...] = ()
     calibrate: bool = False
+    alignment: Alignment | None = None
+    choose_epoch_on_test: bool = False
 
     def __post_init__(self) -> None:
+        if self.alignment is not None and ALIGN not in self.pipeline.named_steps:
+            raise InputError(
+                f"model {self.name}",
+                found=f"alignment data, and no step {ALIGN!r} in the pipeline",
+                expected="a step that is fitted on them (emodecode.align.space.CommonSpace)",
+                remedy="Add the step, or pass no alignment.",
+            )
         known = [name for name, _ in self.pipeline.steps[:-1]]
         unknown = [name for name in self.fit_on_all if name not in known]
         if unknown:
@@ -83,6 +98,7 @@ def fit_fold(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     fit_on_all: Sequence[str] = (),
+    fold: AlignedFold | None = None,
     ledger: Ledger | None = None,
 ) -> Pipeline:
     """Clone the pipeline, seed it and fit it on `rows`; subject-aware steps get the subjects.
@@ -102,12 +118,14 @@ def fit_fold(
         Every ``random_state``.
     fit_on_all : sequence of str
         See `Candidate`.
+    fold : AlignedFold, optional
+        Alignment data as this fold may use them.
     ledger : Ledger, optional
         Told what each step's fit is handed.
     """
     given, ledger = _given(X, y, table), ledger or Ledger()
     pipeline = _seeded(pipeline, seed)
-    return _fit_points(pipeline, [params or {}], given, rows, fit_on_all, ledger)[0]
+    return _fit_points(pipeline, [params or {}], given, rows, fit_on_all, ledger, fold)[0]
 
 
 def predict_rows(
@@ -133,6 +151,7 @@ def tune_fold(
     *,
     tuning: Tuning,
     seed: int = 0,
+    fold: AlignedFold | None = None,
     ledger: Ledger | None = None,
 ) -> tuple[dict[str, Any], float | None]:
     """Choose parameters and temperature in inner folds of the training rows.
@@ -152,14 +171,20 @@ def tune_fold(
     points = list(ParameterGrid(candidate.grid))
     classes = tuple(sorted(set(y[rows])))
     own, given = Ledger(), _given(X, y, table)
-    predictions = [
-        _predict_inner(candidate, given, split, points, classes, seed, own) for split in inner
-    ]
+    judged, predictions = [], []
+    for split in inner:
+        own_fold, rows_judged = (None, split.test) if fold is None else fold.inner(split)
+        judged.append(y[rows_judged])
+        predictions.append(
+            _predict_inner(
+                candidate, given, split, rows_judged, points, classes, seed, own, own_fold
+            )
+        )
     ledger = ledger or Ledger()
     values = np.array(
         [
-            [_inner_value(y[split.test], each, classes, tuning.metric) for each in found]
-            for split, found in zip(inner, predictions, strict=True)
+            [_inner_value(truth, each, classes, tuning.metric) for each in found]
+            for truth, found in zip(judged, predictions, strict=True)
         ]
     )
     best = int(values.mean(axis=0).argmax())
@@ -169,8 +194,7 @@ def tune_fold(
         return points[best], None
     ledger.saw("temperature", "calibration", own.rows(), fresh=own.is_fresh())
     pooled = np.concatenate([found[best] for found in predictions])
-    truth = np.concatenate([y[split.test] for split in inner])
-    return points[best], fit_temperature(pooled, truth, classes=classes)
+    return points[best], fit_temperature(pooled, np.concatenate(judged), classes=classes)
 
 
 def adapt_fold(
@@ -178,19 +202,29 @@ def adapt_fold(
     X: np.ndarray,
     y: np.ndarray,
     table: pd.DataFrame,
-    rows: np.ndarray,
+    split: Split,
     *,
+    fold: AlignedFold | None = None,
     ledger: Ledger | None = None,
 ) -> Pipeline:
-    """Adapt the steps that can to the held-out subjects' calibration rows, in order."""
-    if not len(rows) or not any(hasattr(step, "adapt") for _, step in fitted.steps):
+    """Adapt the steps that can to the tested subjects, in order.
+
+    The alignment step is adapted to its own data (`AlignedFold`), others to the fold's calibration
+    rows.
+    """
+    if not any(hasattr(step, "adapt") for _, step in fitted.steps):
         return fitted
-    given, steps = _given(X, y, table).take(rows), []
+    ledger = ledger or Ledger()
+    steps: list[tuple[str, Any]] = []
+    given = _given(X, y, table).take(split.calibrate)
+    tested = table["subject"].to_numpy(dtype=str)[split.test]
     for name, step in fitted.steps:
-        if hasattr(step, "adapt"):
-            step = _adapt_step(name, step, given, ledger or Ledger())
+        if name == ALIGN and fold is not None:
+            step = fold.adapt(step, [each for _, each in steps if is_step(each)], tested, ledger)
+        elif hasattr(step, "adapt") and len(split.calibrate):
+            step = _adapt_step(name, step, given, ledger)
         steps.append((name, step))
-        if hasattr(step, "transform"):
+        if len(split.calibrate) and is_step(step) and hasattr(step, "transform"):
             given = given.through(step)
     return Pipeline(steps)
 
@@ -228,6 +262,7 @@ def _fit_points(
     rows: np.ndarray,
     fit_on_all: Sequence[str],
     ledger: Ledger,
+    fold: AlignedFold | None,
 ) -> list[Pipeline]:
     """Fit the pipeline on `rows` at each point of the grid, what they share only once."""
     with sklearn.config_context(enable_metadata_routing=True):
@@ -236,7 +271,7 @@ def _fit_points(
             points,
             given.y[rows],
             fit_front=partial(
-                _fit_front, given=given, rows=rows, fit_on_all=fit_on_all, ledger=ledger
+                _fit_front, given=given, rows=rows, fit_on_all=fit_on_all, ledger=ledger, fold=fold
             ),
             subjects=given.subjects[rows],
             told=ledger.fit,
@@ -250,18 +285,30 @@ def _fit_front(
     rows: np.ndarray,
     fit_on_all: Sequence[str],
     ledger: Ledger,
+    fold: AlignedFold | None,
 ) -> np.ndarray:
     """Fit the steps before the classifier; up to the last one on all, all samples go through."""
     steps = [(name, step) for name, step in steps if is_step(step)]
     whole = max((k for k, (name, _) in enumerate(steps, start=1) if name in fit_on_all), default=0)
+    front: list[BaseEstimator] = []
     for name, step in steps[:whole]:
         own = given if name in fit_on_all else given.take(rows)
-        fit_step(step, ledger.fit(name, step, own.X), own.y, own.subjects)
+        if name == ALIGN and fold is not None:
+            own_fold = fold.on_all() if name in fit_on_all else fold
+            own_fold.fit(step, front, own.subjects, ledger)
+        else:
+            fit_step(step, ledger.fit(name, step, own.X), own.y, own.subjects)
         given = given.through(step)
+        front.append(step)
     given = given.take(rows)
     for name, step in steps[whole:]:
-        X = ledger.fit(name, step, given.X)
-        given = given.carrying(fit_transform_step(step, X, given.y, given.subjects))
+        if name == ALIGN and fold is not None:
+            fold.fit(step, front, given.subjects, ledger)
+            given = given.through(step)
+        else:
+            X = ledger.fit(name, step, given.X)
+            given = given.carrying(fit_transform_step(step, X, given.y, given.subjects))
+        front.append(step)
     return given.X
 
 
@@ -269,14 +316,18 @@ def _predict_inner(
     candidate: Candidate,
     given: _Given,
     split: Split,
+    judged: np.ndarray,
     points: Sequence[dict[str, Any]],
     classes: tuple[str, ...],
     seed: int,
     ledger: Ledger,
+    fold: AlignedFold | None,
 ) -> list[np.ndarray]:
     pipeline = _seeded(candidate.pipeline, seed)
-    fitted = _fit_points(pipeline, points, given, split.train, candidate.fit_on_all, ledger)
-    held_out = given.take(split.test)
+    fitted = _fit_points(pipeline, points, given, split.train, candidate.fit_on_all, ledger, fold)
+    held_out = given.take(judged)
+    if fold is not None:
+        fitted = _aligned_to(fitted, fold, held_out.subjects, ledger)
     ledger.saw("choice", "tuning", held_out.X)
     return [
         _predict(each, held_out.X, held_out.subjects, classes, candidate.name) for each in fitted
@@ -299,6 +350,25 @@ def _predict(
     probabilities = np.zeros((len(X), len(classes)))
     probabilities[:, [classes.index(str(name)) for name in fitted.classes_]] = given
     return probabilities
+
+
+def _aligned_to(
+    fitted: Sequence[Pipeline], fold: AlignedFold, subjects: np.ndarray, ledger: Ledger
+) -> list[Pipeline]:
+    """Adapt the alignment step of pipelines that may share it; each step only once."""
+    known: dict[int, BaseEstimator] = {}
+    adapted = []
+    for pipeline in fitted:
+        names = [name for name, _ in pipeline.steps]
+        place = names.index(ALIGN)
+        step = pipeline.steps[place][1]
+        if id(step) not in known:
+            front = [each for _, each in pipeline.steps[:place] if is_step(each)]
+            known[id(step)] = fold.adapt(step, front, subjects, ledger)
+        steps = list(pipeline.steps)
+        steps[place] = (ALIGN, known[id(step)])
+        adapted.append(Pipeline(steps))
+    return adapted
 
 
 def _adapt_step(name: str, step: Any, given: _Given, ledger: Ledger) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from emodecode.evaluate.alignment import replay_candidates
 from emodecode.evaluate.chance import Null
 from emodecode.evaluate.compare import scores_of_subjects
 from emodecode.evaluate.score import Candidate, Tuning, score
@@ -61,7 +62,7 @@ def surrogate_null(
         results = score(
             dataclasses.replace(samples, X=X),
             splits,
-            candidates,
+            replay_candidates(candidates, X, seed=child),
             tuning=tuning,
             seed=seed,
             n_jobs=n_jobs,

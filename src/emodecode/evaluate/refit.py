@@ -173,7 +173,8 @@ def _other_fields(candidate: Candidate) -> str:
 
 def _is_plain(candidate: Candidate) -> bool:
     """Nothing but ``fit`` and ``predict_proba`` of the pipeline within a fold."""
-    return not (candidate.grid or candidate.fit_on_all or candidate.calibrate)
+    more = candidate.grid or candidate.fit_on_all or candidate.calibrate
+    return not more and candidate.alignment is None
 
 
 def _run_all(

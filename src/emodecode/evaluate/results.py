@@ -29,8 +29,9 @@ class Results:
     folds : tuple of dict
         For each model and fold: ``model``, ``fold``, ``n_train``, ``n_test``, ``chosen`` (tuned
         parameters), ``temperature`` (by which the probabilities were scaled; None: they were not),
-        ``seconds``, ``warnings`` and ``fitted`` (which rows each step was handed:
-        :meth:`emodecode.evaluate.ledger.Ledger.entries`).
+        ``seconds``, ``warnings``, ``fitted`` (which rows each step was handed:
+        :meth:`emodecode.evaluate.ledger.Ledger.entries`), ``history`` (epochs of a network) and
+        ``latency`` (of the first fold, where it was timed).
     """
 
     predictions: pd.DataFrame = field(repr=False)
@@ -64,6 +65,19 @@ class Results:
         chosen = [fold["chosen"] for fold in self.folds if fold["model"] == model]
         keys = [repr(sorted(each.items())) for each in chosen]
         return max(zip(keys, chosen, strict=True), key=lambda each: keys.count(each[0]))[1]
+
+    def training(self) -> pd.DataFrame:
+        """Epochs of the networks, one row a model, fold, seed and epoch; empty without any."""
+        rows = [
+            {"model": fold["model"], "fold": fold["fold"]} | epoch
+            for fold in self.folds
+            for epoch in fold.get("history") or []
+        ]
+        return pd.DataFrame(rows)
+
+    def latency(self) -> list[dict]:
+        """How long the decoders of the first fold took, see `emodecode.evaluate.latency`."""
+        return [entry for fold in self.folds for entry in fold.get("latency") or []]
 
     @property
     def models(self) -> list[str]:

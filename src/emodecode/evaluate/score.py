@@ -10,7 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import joblib
 import numpy as np
 import pandas as pd
 import sklearn
+from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 import emodecode
+from emodecode.evaluate.alignfold import aligned_fold
 from emodecode.evaluate.calibration import apply_temperature
 from emodecode.evaluate.foldfit import (
     Candidate,
@@ -30,6 +32,7 @@ from emodecode.evaluate.foldfit import (
     predict_rows,
     tune_fold,
 )
+from emodecode.evaluate.latency import measure_latency
 from emodecode.evaluate.ledger import Ledger
 from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
 from emodecode.evaluate.splits import Split, inner_splits
@@ -53,6 +56,7 @@ def score(
     scheduler: str | None = None,
     resume_folder: Path | None = None,
     progress: bool = True,
+    with_latency: bool = False,
 ) -> Results:
     """Fit every candidate on every fold and record what it predicts for the held-out samples.
 
@@ -76,6 +80,8 @@ def score(
         them instead of fitting again.
     progress : bool
         Show a progress bar on stderr.
+    with_latency : bool
+        Time the fitted decoders of the first fold (`emodecode.evaluate.latency`).
 
     Returns
     -------
@@ -84,6 +90,8 @@ def score(
     classes = samples.classes
     tuning = tuning or Tuning()
     tasks = _tasks(samples, splits, candidates, tuning, seed, resume_folder)
+    if with_latency:
+        tasks = [replace(task, timed=task.fold == 0) for task in tasks]
     done = {task.key: found for task in tasks if (found := _load(task, resume_folder)) is not None}
     waiting = [task for task in tasks if task.key not in done]
     bar = tqdm(total=len(tasks), initial=len(done), desc="folds", unit="fold", disable=not progress)
@@ -119,6 +127,7 @@ class _Task:
     fold: int
     seed: int
     key: str
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,8 @@ def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Ta
     for candidate in candidates:
         described = (
             f"{candidate.name}|{describe_pipeline(candidate.pipeline)}|{candidate.grid}|"
-            f"{candidate.fit_on_all}|{candidate.calibrate}"
+            f"{candidate.fit_on_all}|{candidate.calibrate}|{candidate.choose_epoch_on_test}|"
+            f"{candidate.alignment and candidate.alignment.fingerprint}"
         )
         for fold, split in enumerate(splits):
             child = _child_seed(seed, candidate.name, fold)
@@ -192,8 +202,14 @@ def _run_one(
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
+        fold = aligned_fold(candidate.alignment, table, split)
         chosen, temperature = tune_fold(
-            candidate, X, y, table, split.train, tuning=tuning, seed=task.seed, ledger=ledger
+            candidate,
+            *(X, y, table, split.train),
+            tuning=tuning,
+            seed=task.seed,
+            fold=fold,
+            ledger=ledger,
         )
         fitted = fit_fold(
             candidate.pipeline,
@@ -204,24 +220,35 @@ def _run_one(
             params=chosen,
             seed=task.seed,
             fit_on_all=candidate.fit_on_all,
+            fold=fold,
             ledger=ledger,
         )
-        fitted = adapt_fold(fitted, X, y, table, split.calibrate, ledger=ledger)
+        fitted = adapt_fold(fitted, X, y, table, split, fold=fold, ledger=ledger)
         probabilities = predict_rows(fitted, X, table, split.test, classes=classes, where=where)
         if temperature is not None:
             probabilities = apply_temperature(probabilities, temperature)
+        seconds = time.perf_counter() - started
+        latency = _time(fitted, X, table, task) if task.timed else []
     info = {
         "model": candidate.name,
         "fold": split.name,
         "n_train": len(split.train),
         "n_test": len(split.test),
         "chosen": {name: _plain(value) for name, value in chosen.items()},
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         "warnings": sorted({f"{w.category.__name__}: {w.message}" for w in caught}),
         "fitted": ledger.entries(split),
         "temperature": temperature,
+        "latency": latency,
+        "history": list(getattr(fitted.steps[-1][1], "history_", None) or []),
     }
     return task.key, _Outcome(probabilities, info)
+
+
+def _time(fitted: Pipeline, X: np.ndarray, table: pd.DataFrame, task: _Task) -> list[dict]:
+    rows = task.split.test
+    subjects = table["subject"].to_numpy(dtype=str)[rows]
+    return measure_latency(fitted, X[rows], subjects, name=task.candidate.name, max_seconds=3.0)
 
 
 def _plain(value: Any) -> Any:

@@ -174,6 +174,21 @@ def to_parcels(
     )
 
 
+def parcel_of_voxels(labels_img: str | os.PathLike, *, mask_img: SpatialImage) -> np.ndarray:
+    """Return the label of each voxel of a mask in an atlas, shape (n_voxels,); 0: in no parcel.
+
+    Raises
+    ------
+    InputError
+        As `Parcels`.
+    """
+    fitted = Parcels(labels_img, mask_img=mask_img).fit()
+    label = np.zeros(fitted.n_features_in_, dtype=np.int64)
+    parcel, voxel = fitted.average_.nonzero()
+    label[voxel] = fitted.labels_[parcel]
+    return label
+
+
 def check_atlas(labels_img: str | os.PathLike) -> None:
     """Refuse an atlas (or its table of names) that no run could be averaged over."""
     atlas, where = _open(labels_img, "labels_img")

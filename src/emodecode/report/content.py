@@ -6,10 +6,12 @@ from urllib.parse import quote
 
 from emodecode.evaluate.corrected import holm
 from emodecode.report import wording
+from emodecode.report.alignment import describe_alignment
 from emodecode.report.controls import describe_controls, describe_overlap, write_headline
 from emodecode.report.drawing import class_colours, model_colours
 from emodecode.report.figures import NAMES, draw_roc, draw_scores, draw_subjects
 from emodecode.report.folder import PUBLISHED, ResultsFolder
+from emodecode.report.folds import describe_folds, shade_cell
 from emodecode.report.methods import write_methods
 from emodecode.report.proof import (
     describe_calibration,
@@ -21,6 +23,7 @@ from emodecode.report.proof import (
 from emodecode.report.published import describe_published, labels_are_random
 from emodecode.report.references import REFERENCES
 from emodecode.report.timeline import draw_timeline
+from emodecode.report.training import describe_speed, describe_training
 
 MAX_MAP_BYTES = 1_400_000
 """Images of maps on the page; the others are only named, so that a page stays below 3 MB."""
@@ -29,6 +32,12 @@ DOWNLOADS = {
     "samples.tsv": "the labelled samples",
     "predictions.tsv": "every held-out prediction with its probabilities",
     "scores.json": "all scores with intervals, chance and p",
+    "table1.tsv": "balanced accuracy and macro AUC, folds by decoders, mean and sd",
+    "folds.tsv": "scores of every fold",
+    "folds-classes.tsv": "precision, recall, F1 and AUC of every class in every fold",
+    "folds-confusion.tsv": "confusion of every fold",
+    "training.tsv": "loss and accuracy of every epoch",
+    "latency.json": "how long predictions take",
     "audit.json": "the audit and its findings",
     "splits.json": "the folds",
     "fitted.json": "which rows each fitted step was handed",
@@ -85,11 +94,15 @@ def describe_page(results: ResultsFolder) -> dict[str, Any]:
         "colours": colours,
         "classes": classes,
         "roc": _roc(results, classes),
+        "folds": describe_folds(results, classes),
+        "training": describe_training(results),
+        "speed": describe_speed(results),
         "timeline": draw_timeline(results.samples, results.timeline, classes),
         "labels": results.provenance.get("labels") or {},
         "counts": _class_counts(results),
         "reliability": _reliability(results),
         "portrayed": study.get("labels", {}).get("source") == "annotations",
+        "alignment": describe_alignment(results),
         "brain": brain,
         "methods": methods,
         "references": [REFERENCES[key] for key in sorted(dict.fromkeys(cited))],
@@ -175,20 +188,11 @@ def _confusion(counts: list[list[int]], classes: list[str]) -> list[tuple[str, l
         total = sum(row)
         rates = [count / total if total else None for count in row]
         cells = [
-            {"rate": rate, "count": count, "same": other == name, "style": _shade(rate)}
+            {"rate": rate, "count": count, "same": other == name, "style": shade_cell(rate)}
             for rate, count, other in zip(rates, row, classes, strict=True)
         ]
         rows.append((name, cells))
     return rows
-
-
-def _shade(rate: float | None) -> str:
-    """White for 0, dark blue for 1, with ink that can be read on it."""
-    light, dark = (246, 248, 250), (25, 74, 112)
-    share = rate or 0.0
-    mixed = [round(a + (b - a) * share) for a, b in zip(light, dark, strict=True)]
-    ink = ";color:#fff" if share > 0.68 else ""
-    return f"background:#{''.join(f'{part:02x}' for part in mixed)}{ink}"
 
 
 def _subjects(results: ResultsFolder) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from pathlib import PurePath
 from typing import Any
 
+from emodecode.report.alignment import tell_alignment
 from emodecode.report.proof_methods import (
     tell_calibration,
     tell_chance,
@@ -57,6 +58,7 @@ def write_methods(
         ("Preparation", _preparation(study)),
         ("Labels", _labels(study.get("labels", {}), provenance.get("labels") or {})),
         ("Decoders", _decoders(study)),
+        ("Alignment", tell_alignment(scores.get("alignment"))),
         ("Split", _split(scores)),
         ("Scores and chance", _scores(scores)),
         ("Inference over subjects", tell_subjects(scores["models"])),

@@ -26,6 +26,12 @@ REFERENCES = {
         "imaging: from the second-level t-test to prevalence inference. NeuroImage 141:378–392.",
         "10.1016/j.neuroimage.2016.07.040",
     ),
+    "andreella2022": Reference(
+        "Andreella and Finos, 2022",
+        "Andreella A, Finos L (2022). Procrustes analysis for high-dimensional data. Psychometrika "
+        "87:1422–1438.",
+        "10.1007/s11336-022-09859-5",
+    ),
     "benavoli2017": Reference(
         "Benavoli et al., 2017",
         "Benavoli A, Corani G, Demšar J, Zaffalon M (2017). Time for a change: a tutorial for "
@@ -43,6 +49,11 @@ REFERENCES = {
         "Brodersen KH, Ong CS, Stephan KE, Buhmann JM (2010). The balanced accuracy and its "
         "posterior distribution. International Conference on Pattern Recognition, 3121–3124.",
         "10.1109/ICPR.2010.764",
+    ),
+    "chen2015": Reference(
+        "Chen et al., 2015",
+        "Chen PH, Chen J, Yeshurun Y, Hasson U, Haxby J, Ramadge PJ (2015). A reduced-dimension "
+        "fMRI shared response model. Advances in Neural Information Processing Systems 28:460–468.",
     ),
     "chen2016": Reference(
         "Chen and Guestrin, 2016",
@@ -72,6 +83,12 @@ REFERENCES = {
         "Guo et al., 2017",
         "Guo C, Pleiss G, Sun Y, Weinberger KQ (2017). On calibration of modern neural networks. "
         "Proceedings of Machine Learning Research 70:1321–1330.",
+    ),
+    "guntupalli2016": Reference(
+        "Guntupalli et al., 2016",
+        "Guntupalli JS, Hanke M, Halchenko YO, Connolly AC, Ramadge PJ, Haxby JV (2016). A model "
+        "of representational spaces in human cortex. Cerebral Cortex 26:2919–2934.",
+        "10.1093/cercor/bhw068",
     ),
     "haufe2014": Reference(
         "Haufe et al., 2014",
