@@ -282,7 +282,7 @@ class Align(Section):
         "independent_run", "calibration_blocks", "transductive", "connectivity", "none"
     ] = "independent_run"
     method: Literal["hyperalignment", "template", "srm"] = "hyperalignment"
-    map: Literal["orthogonal", "ridge", "promises"] = "orthogonal"
+    map: Literal["orthogonal", "ridge", "promises"] = "ridge"
     shrinkage: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     n_components: Annotated[int, Field(ge=1)] | None = None
     level2_niter: Annotated[int, Field(ge=0)] = 1

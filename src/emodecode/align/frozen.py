@@ -129,9 +129,7 @@ def fit_to_space(
         return Mapped(found)
     used = choices.shrinkage
     if used == "auto":
-        used = choose_shrinkage(
-            own, target, kind=choices.map, scaling=scaling, reflection=reflection
-        )
+        used = choose_shrinkage(own, target, kind=choices.map, reflection=reflection)
     found = fit_map(
         own, target, kind=choices.map, shrinkage=used, scaling=scaling, reflection=reflection
     )

@@ -1,0 +1,151 @@
+"""Alignment decodes nothing from noise in an honest fold; the published form does, and is named."""
+
+import numpy as np
+import pytest
+import sklearn
+from sklearn.pipeline import Pipeline
+
+from emodecode.align.space import CommonSpace
+from emodecode.evaluate.alignfold import with_calibration
+from emodecode.evaluate.alignment import Alignment, alignment_of, alignment_of_samples
+from emodecode.evaluate.audit import audit_split
+from emodecode.evaluate.controls import run_controls
+from emodecode.evaluate.metrics import score_predictions
+from emodecode.evaluate.score import Candidate, score
+from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
+from emodecode.features.own import OwnVoxels
+from emodecode.features.select import TopVoxels
+from emodecode.models.catalogue import make_model
+from emodecode.samples import Samples
+from noise_blocks import noise_samples
+
+CHANCE = 1 / 3
+
+
+def _routed(step, *, fit=True, transform=True):
+    with sklearn.config_context(enable_metadata_routing=True):
+        step.set_fit_request(subjects=fit)
+        return step.set_transform_request(subjects=True) if transform else step
+
+
+def _candidate(alignment: Alignment, *, on_all: bool = False, **choices) -> Candidate:
+    select = _routed(OwnVoxels(30)) if on_all else TopVoxels(30)
+    steps = [("select", select), ("align", _routed(CommonSpace(**choices)))]
+    return Candidate(
+        "lda",
+        Pipeline([*steps, ("classifier", make_model("lda"))]),
+        alignment=alignment,
+        fit_on_all=("select", "align") if on_all else (),
+    )
+
+
+def _accuracy(samples: Samples, splits, candidate: Candidate):
+    results = score(samples, splits, [candidate], progress=False)
+    scores = score_predictions(results.predictions, classes=results.classes, n_permutations=1)
+    return scores["models"]["lda"]["balanced_accuracy"]["value"], results
+
+
+def _verdict(samples: Samples, splits, results):
+    found = audit_split(samples.table, splits, fitted=results.ledger())
+    return {finding.rule: finding.verdict for finding in found.findings}
+
+
+def _independent(samples: Samples):
+    splits = subject_by_stimulus(samples.table, groups="run")
+    return splits, alignment_of(samples, samples, protocol="independent_run")
+
+
+@pytest.mark.parametrize("how", ["orthogonal", "ridge"])
+def test_independent_run_stays_at_chance_on_noise(how):
+    values = []
+    for seed in range(20):
+        samples = noise_samples(seed)
+        splits, alignment = _independent(samples)
+        value, results = _accuracy(samples, splits, _candidate(alignment, map=how))
+        values.append(value)
+    assert np.mean(values) == pytest.approx(CHANCE, abs=3 * np.std(values, ddof=1) / np.sqrt(20))
+    assert np.mean(values) == pytest.approx(CHANCE, abs=0.02)
+    found = _verdict(samples, splits, results)
+    assert "T3" not in found
+    assert "leak" not in found.values()
+
+
+def test_maps_see_no_test_row_and_say_what_they_saw():
+    samples = noise_samples(0)
+    splits, alignment = _independent(samples)
+    _, results = _accuracy(samples, splits, _candidate(alignment))
+    for split, steps in zip(splits, results.ledger(), strict=True):
+        (step,) = [each for each in steps if each["kind"] == "alignment"]
+        assert step["protocol"] == "independent_run"
+        rows = step["rows"]
+        seen = np.r_[split.train, split.calibrate] if rows == "train" else np.array(rows)
+        assert not np.isin(split.test, seen).any()
+        own = samples.subjects[split.test[0]]
+        assert own in set(samples.subjects[seen])  # its other run
+
+
+def test_calibration_blocks_stay_at_chance_on_noise():
+    values = []
+    for seed in range(10):
+        samples = noise_samples(seed)
+        splits = with_calibration(leave_one_subject_out(samples.table), samples.table)
+        alignment = alignment_of_samples(samples, protocol="calibration_blocks")
+        value, _ = _accuracy(samples, splits, _candidate(alignment, map="orthogonal"))
+        values.append(value)
+    assert np.mean(values) == pytest.approx(CHANCE, abs=0.03)
+
+
+def test_the_published_form_decodes_noise_and_is_named_a_leak():
+    values = []
+    for seed in range(3):
+        samples = noise_samples(seed)
+        splits = leave_one_subject_out(samples.table)
+        alignment = alignment_of_samples(samples, protocol="transductive")
+        candidate = _candidate(alignment, on_all=True, map="orthogonal")
+        value, results = _accuracy(samples, splits, candidate)
+        values.append(value)
+        found = _verdict(samples, splits, results)
+        assert found["T2"] == "leak"  # voxels
+        assert found["T3"] == "leak"  # maps
+    assert min(values) > CHANCE + 0.3
+
+
+def test_mapping_the_tested_subject_on_its_test_run_decodes_noise_and_is_named():
+    samples = noise_samples(1)
+    splits = leave_one_subject_out(samples.table)
+    alignment = alignment_of_samples(samples, protocol="transductive")
+    value, results = _accuracy(samples, splits, _candidate(alignment, map="orthogonal"))
+    assert value > CHANCE + 0.15
+    assert _verdict(samples, splits, results)["T3"] == "leak"
+
+
+def test_volumes_beside_the_samples_are_found_too():
+    """Unlabelled volumes between the test samples are no rows of the table: still a leak."""
+    volumes = noise_samples(2)
+    kept = np.flatnonzero(volumes.table["volume"] % 2 == 0)
+    samples = Samples(X=volumes.X[kept], table=volumes.table.iloc[kept].reset_index(drop=True))
+    splits = leave_one_subject_out(samples.table)
+    between = np.flatnonzero(volumes.table["volume"] % 2 == 1)
+    other = Samples(X=volumes.X[between], table=volumes.table.iloc[between].reset_index(drop=True))
+    alignment = alignment_of(samples, other, protocol="transductive")
+    assert (alignment.row == -1).all()
+    _, results = _accuracy(samples, splits, _candidate(alignment, map="orthogonal"))
+    assert _verdict(samples, splits, results)["T3"] == "leak"
+
+
+def test_the_canary_falls_to_chance_only_where_the_alignment_is_honest():
+    samples = noise_samples(3)
+    verdicts = {}
+    for name in ("independent_run", "transductive"):
+        splits, alignment = _independent(samples)
+        if name == "transductive":
+            splits = leave_one_subject_out(samples.table)
+            alignment = alignment_of_samples(samples, protocol=name)
+        candidate = _candidate(alignment, map="orthogonal")
+        results = score(samples, splits, [candidate], progress=False)
+        controls = run_controls(
+            samples, splits, [candidate], results=results, share=2.0, progress=False
+        )
+        found = {each.name: each for each in controls}
+        verdicts[name] = found["canary"].passed, found["noise_replay"].passed
+    assert verdicts == {"independent_run": (True, True), "transductive": (False, False)}
