@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier
@@ -110,7 +111,7 @@ def test_it_is_hyperalignment_template_or_srm_of_the_keyed_rows():
     X, y, subjects = _study(n=25, m=40)
     data = [X[subjects == name] for name in NAMES]
     common, maps = hyperalign(data, level2_niter=2)
-    step = CommonSpace(level2_niter=2).fit(X, y, subjects=subjects)
+    step = CommonSpace(map="orthogonal", level2_niter=2).fit(X, y, subjects=subjects)
     np.testing.assert_array_equal(step.template_, common)
     np.testing.assert_array_equal(step.maps_["03"](data[2]), maps[2](data[2]))
     step = CommonSpace(method="template").fit(X, y, subjects=subjects)
@@ -123,6 +124,29 @@ def test_it_is_hyperalignment_template_or_srm_of_the_keyed_rows():
         name: choose_shrinkage(part, step.template_, kind="ridge")
         for name, part in zip(NAMES, data, strict=True)
     }
+
+
+@pytest.mark.parametrize("n_passes", [0, 1, 3])
+def test_mean_template_equals_the_plain_form(n_passes):
+    X, _, subjects = _study(n=30, m=8)
+    data = [X[subjects == name] for name in NAMES]
+
+    def z(part):
+        return (part - part.mean(axis=0)) / part.std(axis=0)
+
+    expected = z(np.mean([z(part) for part in data], axis=0))
+    for _ in range(n_passes):
+        aligned = []
+        for part in data:
+            own = part - part.mean(axis=0)
+            turn, total = orthogonal_procrustes(own, expected)
+            aligned.append(z(own @ turn * total / np.sum(own**2)))
+        expected = z(np.mean(aligned, axis=0))
+    found = mean_template(data, n_passes=n_passes)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    np.testing.assert_allclose(mean_template(data[::-1], n_passes=n_passes), found, atol=1e-10)
+    with pytest.raises(InputError, match="shapes"):
+        mean_template([data[0], data[1][:, :5]])
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "ridge", "promises"])

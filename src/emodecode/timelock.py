@@ -247,9 +247,6 @@ COMPARED: dict[str, dict[str, Any]] = {
 }
 """Alignments that `emodecode align` compares, and what they replace in the study."""
 
-SRM_COMPONENTS = 50
-"""Dimensions of the shared response model where the study names none."""
-
 
 def steps_to_compare(study: Study, volumes: Samples) -> "dict[str, BaseEstimator | None]":
     """Build the steps of `COMPARED`; first none at all."""
@@ -259,11 +256,8 @@ def steps_to_compare(study: Study, volumes: Samples) -> "dict[str, BaseEstimator
     assert study.align is not None
     whole = study.align.pieces is None and study.align.searchlight_mm is None
     for name, choices in COMPARED.items():
-        if choices["method"] == "srm":
-            if not whole:
-                continue  # no piecewise form
-            most = min(SRM_COMPONENTS, volumes.n_voxels)
-            choices = choices | {"n_components": study.align.n_components or most}
+        if choices["method"] == "srm" and not whole:
+            continue  # no piecewise form
         steps[name] = make_align_step(study, volumes, **choices)
     return steps
 

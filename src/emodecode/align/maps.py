@@ -28,7 +28,7 @@ from emodecode.errors import InputError
 KINDS = ("orthogonal", "ridge", "promises")
 GRIDS = {
     "ridge": tuple(float(10.0**power) for power in np.arange(3, -3.5, -0.5)),
-    "promises": (10.0, 3.0, 1.0, 0.3, 0.1, 0.03),
+    "promises": (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
 }
 """Shrinkages that are tried, the strongest first."""
 N_BLOCKS = 5
@@ -287,8 +287,10 @@ def _as_map(
     identity: float = 0.0,
 ) -> LinearMap:
     kind = source.dtype
-    left, right = (np.asarray(part, dtype=kind) for part in (left, right))
-    return LinearMap(left, right, source.mean, target.mean, scale, identity)
+    left, right = (np.array(part, dtype=kind) for part in (left, right))
+    left[source.constant] = 0.0
+    means = source.mean, target.mean
+    return LinearMap(left, right, *means, scale, identity, constant=source.constant)
 
 
 def _check_pair(source: Factor, target: Factor, kind: str) -> None:

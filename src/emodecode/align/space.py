@@ -27,8 +27,9 @@ class CommonSpace(TransformerMixin, BaseEstimator):
     ----------
     method : {"hyperalignment", "template", "srm"}, default "hyperalignment"
         How the template is made: `hyperalign`, `mean_template` or `shared_response`.
-    map : {"orthogonal", "ridge", "promises"}, default "orthogonal"
-        How a subject is mapped to it, see `fit_map`. Orthogonal is level 3 of hyperalignment, or
+    map : {"orthogonal", "ridge", "promises"}, default "ridge"
+        How a subject is mapped to it, see `fit_map`. Ridge finds other subjects again best, on
+        simulated and on real data (docs/alignment.md). Orthogonal is level 3 of hyperalignment, or
         the orthonormal basis of the shared response model.
     shrinkage : float > 0 or "auto", default "auto"
         Of "ridge" and "promises", see `fit_map`; "auto" chooses one for each subject (and piece)
@@ -70,7 +71,7 @@ class CommonSpace(TransformerMixin, BaseEstimator):
         self,
         *,
         method: str = "hyperalignment",
-        map: str = "orthogonal",
+        map: str = "ridge",
         shrinkage: float | str = "auto",
         n_components: int | None = None,
         level2_niter: int = 1,
