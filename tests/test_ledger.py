@@ -78,7 +78,10 @@ def test_entries_name_parts_of_the_fold_only_where_they_are_equal():
     assert ledger.rows() is None
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"boosted_trees", "random_forest", "mlp"}))
+SLOW = {"boosted_trees", "random_forest", "mlp", "conv1d", "s2_conv1d"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - SLOW))
 def test_clean_run_is_recorded_as_train_and_accused_of_nothing(kind):
     samples = few(n_subjects=3, n_voxels=60)
     splits = leave_one_subject_out(samples.table)

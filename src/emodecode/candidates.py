@@ -21,7 +21,7 @@ BEFORE_FOLDS = ("select", "align")
 """Steps that ``features.fit_on = "all"`` fits on all samples before the folds, as S2 did."""
 
 NETWORKS = ("conv1d", "s2_conv1d", "hanson_mlp")
-"""Kinds of decoder that need torch."""
+"""Kinds of decoder that need torch (`emodecode.models.networks`)."""
 
 
 def require_installed(extra: str, *modules: str) -> None:
@@ -223,6 +223,7 @@ def _pieces(study: Study, samples: "Samples"):
     import nibabel as nib
     import numpy as np
 
+    assert rules.searchlight_mm is not None
     from emodecode.align.piecewise import searchlights
 
     inside = np.argwhere(np.asanyarray(samples.mask.dataobj) != 0)

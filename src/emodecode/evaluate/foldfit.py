@@ -1,6 +1,6 @@
 """Fit one model in one fold: its steps one by one, each of them recorded in the ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -99,6 +99,7 @@ def fit_fold(
     seed: int = 0,
     fit_on_all: Sequence[str] = (),
     fold: AlignedFold | None = None,
+    judged_on: np.ndarray | None = None,
     ledger: Ledger | None = None,
 ) -> Pipeline:
     """Clone the pipeline, seed it and fit it on `rows`; subject-aware steps get the subjects.
@@ -120,12 +121,18 @@ def fit_fold(
         See `Candidate`.
     fold : AlignedFold, optional
         Alignment data as this fold may use them.
+    judged_on : ndarray of int, optional
+        Rows that a network chooses its epoch on, instead of training subjects: S2 took the test
+        rows. The ledger records them.
     ledger : Ledger, optional
         Told what each step's fit is handed.
     """
     given, ledger = _given(X, y, table), ledger or Ledger()
     pipeline = _seeded(pipeline, seed)
-    return _fit_points(pipeline, [params or {}], given, rows, fit_on_all, ledger, fold)[0]
+    more = None
+    if judged_on is not None:
+        more = partial(_validation, given=given.take(judged_on), fold=fold, ledger=ledger)
+    return _fit_points(pipeline, [params or {}], given, rows, fit_on_all, ledger, fold, more)[0]
 
 
 def predict_rows(
@@ -263,6 +270,7 @@ def _fit_points(
     fit_on_all: Sequence[str],
     ledger: Ledger,
     fold: AlignedFold | None,
+    more: Callable[..., dict[str, Any]] | None = None,
 ) -> list[Pipeline]:
     """Fit the pipeline on `rows` at each point of the grid, what they share only once."""
     with sklearn.config_context(enable_metadata_routing=True):
@@ -275,7 +283,28 @@ def _fit_points(
             ),
             subjects=given.subjects[rows],
             told=ledger.fit,
+            more=more,
         )
+
+
+def _validation(
+    front: Sequence[tuple[str, BaseEstimator]],
+    *,
+    given: _Given,
+    fold: AlignedFold | None,
+    ledger: Ledger,
+) -> dict[str, Any]:
+    """Samples that a network is judged on while it trains, through the steps before it."""
+    done: list[BaseEstimator] = []
+    for name, step in front:
+        if not is_step(step):
+            continue
+        if name == ALIGN and fold is not None:
+            step = fold.adapt(step, done, given.subjects, ledger)
+        given = given.through(step)
+        done.append(step)
+    ledger.saw("best epoch", "early_stopping", given.X)
+    return {"validation": (np.asarray(given.X), given.y)}
 
 
 def _fit_front(

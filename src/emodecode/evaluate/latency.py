@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 import sklearn
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from emodecode.errors import InputError
 

@@ -18,6 +18,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import sklearn
+from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
@@ -92,6 +93,8 @@ def score(
     tasks = _tasks(samples, splits, candidates, tuning, seed, resume_folder)
     if with_latency:
         tasks = [replace(task, timed=task.fold == 0) for task in tasks]
+    if resume_folder is not None and scheduler is None:
+        tasks = [replace(task, checkpoint=resume_folder / f"{task.key}.net") for task in tasks]
     done = {task.key: found for task in tasks if (found := _load(task, resume_folder)) is not None}
     waiting = [task for task in tasks if task.key not in done]
     bar = tqdm(total=len(tasks), initial=len(done), desc="folds", unit="fold", disable=not progress)
@@ -128,6 +131,16 @@ class _Task:
     seed: int
     key: str
     timed: bool = False
+    checkpoint: Path | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The candidate's pipeline; a network keeps the state of its training in a file."""
+        pipeline = self.candidate.pipeline
+        last = pipeline.steps[-1][0]
+        if self.checkpoint is None or f"{last}__checkpoint" not in pipeline.get_params():
+            return pipeline
+        return clone(pipeline).set_params(**{f"{last}__checkpoint": self.checkpoint})
 
 
 @dataclass(frozen=True)
@@ -212,15 +225,13 @@ def _run_one(
             ledger=ledger,
         )
         fitted = fit_fold(
-            candidate.pipeline,
-            X,
-            y,
-            table,
-            split.train,
+            task.pipeline,
+            *(X, y, table, split.train),
             params=chosen,
             seed=task.seed,
             fit_on_all=candidate.fit_on_all,
             fold=fold,
+            judged_on=split.test if candidate.choose_epoch_on_test else None,
             ledger=ledger,
         )
         fitted = adapt_fold(fitted, X, y, table, split, fold=fold, ledger=ledger)

@@ -19,6 +19,8 @@ from emodecode.features.scale import VoxelScaler
 from emodecode.features.select import TakeColumns, TopVoxels
 from emodecode.models.lda import ShrunkLda
 from emodecode.models.linear import LinearByGram, coordinates_of
+from emodecode.models.networks import NETWORK_KINDS
+from emodecode.models.parameters import what_is_expected
 from emodecode.models.perceptron import Perceptron
 from emodecode.models.rbf import RbfSvm
 from emodecode.models.steps import fit_step, fit_transform_step, is_step
@@ -167,7 +169,7 @@ KINDS: dict[str, Kind] = {
         {},
         is_scaled=False,
     ),
-}
+} | {name: Kind(*parts) for name, parts in NETWORK_KINDS.items()}
 """Kind of decoder -> how it is made."""
 
 
@@ -249,6 +251,9 @@ def make_pipeline_for(
         steps.append(("select", select))
     if scale and KINDS[kind].is_scaled:
         steps.append(("scale", VoxelScaler()))
+    if kind in NETWORK_KINDS:
+        with sklearn.config_context(enable_metadata_routing=True):
+            classifier.set_fit_request(subjects=True)
     return Pipeline([*steps, ("classifier", classifier)])
 
 
@@ -329,6 +334,7 @@ def fit_points_through(
     fit_front: Callable[[Sequence[Step]], np.ndarray],
     subjects: np.ndarray | None = None,
     told: Callable[[str, BaseEstimator, np.ndarray], Any] | None = None,
+    more: Callable[[Sequence[Step]], dict[str, Any]] | None = None,
 ) -> list[Pipeline]:
     """Do as :func:`fit_points`, with the steps before the classifier fitted by the caller.
 
@@ -343,6 +349,8 @@ def fit_points_through(
         is fitted on. Called once for the points that agree on these steps.
     told : callable, optional
         ``(name, classifier, values)``, called before each fit of the classifier.
+    more : callable, optional
+        ``fitted steps before the classifier -> more keyword arguments of its fit``.
     """
     last = pipeline.steps[-1][0]
     shared: dict[str, tuple[list, np.ndarray, Any]] = {}
@@ -358,7 +366,8 @@ def fit_points_through(
         if told is not None:
             told(last, classifier, values)
         if coordinates is None:
-            fit_step(classifier, np.asarray(values), y, subjects)
+            extra = {} if more is None else more(front)
+            fit_step(classifier, np.asarray(values), y, subjects, **extra)
         else:
             classifier.fit_in(np.asarray(values), y, coordinates=coordinates)
         fitted.append(Pipeline([*front, (last, classifier)]))
@@ -394,48 +403,9 @@ def _nearest(name: str, known: dict[str, Any]) -> str:
     return f"Did you mean {near[0]!r}?" if near else "See docs/study.md for what can be set."
 
 
-_POSITIVE = "a number above 0"
-_COUNT = "a whole number from 1"
-_CHOICES = {
-    "class_weight": ("balanced", "none", None),
-    "activation": ("relu", "tanh", "logistic", "identity"),
-    "strategy": ("prior", "most_frequent", "stratified", "uniform"),
-}
-
-
 def _check_value(kind: str, name: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = number and isinstance(value, int)
-    if name in _CHOICES:
-        good = value in _CHOICES[name]
-        expected = "one of " + ", ".join(str(choice) for choice in _CHOICES[name])
-    elif name in (
-        "n_estimators",
-        "max_iter",
-        "max_bin",
-        "max_voxels",
-        "n_voxels",
-        "min_samples_leaf",
-    ):
-        good, expected = whole and value >= 1, _COUNT
-    elif name == "max_depth":
-        good, expected = value in (None, "none") or (whole and value >= 1), _COUNT
-    elif name == "shrinkage":
-        good, expected = value == "auto" or (number and 0 <= value <= 1), '"auto", or 0 to 1'
-    elif name in ("subsample", "colsample_bynode"):
-        good, expected = number and 0 < value <= 1, "a share above 0, at most 1"
-    elif name == "gamma":
-        good, expected = value == "scale" or (number and value > 0), f'"scale", or {_POSITIVE}'
-    elif name == "hidden_layer_sizes":
-        good = isinstance(value, list | tuple) and all(isinstance(n, int) and n > 0 for n in value)
-        expected = "a list of whole numbers from 1"
-    elif name == "max_features":
-        good, expected = value in ("sqrt", "log2") or (number and value > 0), "sqrt, log2, a number"
-    elif name == "n_jobs":
-        good, expected = whole and (value == -1 or value >= 1), f"{_COUNT}, or -1"
-    else:
-        good, expected = number and value > 0 and np.isfinite(value), _POSITIVE
-    if not good:
+    expected = what_is_expected(name, value)
+    if expected is not None:
         raise _bad_value(kind, name, value, expected)
 
 

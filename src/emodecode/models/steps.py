@@ -1,5 +1,7 @@
 """Single steps of a pipeline: fitted and applied one by one, subjects for those that ask."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -10,10 +12,10 @@ def is_step(step: BaseEstimator | str | None) -> bool:
 
 
 def fit_step(
-    step: BaseEstimator, X: np.ndarray, y: np.ndarray, subjects: np.ndarray | None
+    step: BaseEstimator, X: np.ndarray, y: np.ndarray, subjects: np.ndarray | None, **more: Any
 ) -> None:
-    """Fit a step in place."""
-    step.fit(X, y, **_wanted(step, "fit", subjects))
+    """Fit a step in place; `more` goes to its ``fit`` as it is."""
+    step.fit(X, y, **_wanted(step, "fit", subjects), **more)
 
 
 def fit_transform_step(
