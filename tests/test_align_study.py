@@ -188,6 +188,15 @@ def test_align_compares_methods_on_volumes_that_no_map_saw(root, capsys):
     assert (out / "alignment.png").stat().st_size > 10_000
 
 
+def test_an_epoch_chosen_on_test_samples_is_refused_at_once(root, capsys):
+    evaluate = {"choose_epoch_on": "test"}
+    (root / "refused.toml").write_text(
+        tomli_w.dumps(STUDY | {"evaluate": evaluate, "models": ["conv1d"]})
+    )
+    arguments = ["evaluate", root / "refused.toml", "--out", root / "refused", "--quiet"]
+    refuse(arguments, ["choose_epoch_on", "conv1d", "as_published"], root=root, capsys=capsys)
+
+
 REFUSED = {
     "own-order": ({}, ("do not support it", "no moment of a stimulus", "align.task")),
     "transductive": ({"protocol": "transductive"}, ("align.protocol", "decodes pure noise")),

@@ -1,11 +1,15 @@
 """Alignment decodes nothing from noise in an honest fold; the published form does, and is named."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 from sklearn.pipeline import Pipeline
 
 from emodecode.align.space import CommonSpace
+from emodecode.evaluate import alignfold
 from emodecode.evaluate.alignfold import with_calibration
 from emodecode.evaluate.alignment import Alignment, alignment_of, alignment_of_samples
 from emodecode.evaluate.audit import audit_split
@@ -15,7 +19,7 @@ from emodecode.evaluate.score import Candidate, score
 from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
 from emodecode.features.own import OwnVoxels
 from emodecode.features.select import TopVoxels
-from emodecode.models.catalogue import make_model
+from emodecode.models.catalogue import make_model, make_pipeline_for
 from emodecode.samples import Samples
 from noise_blocks import noise_samples
 
@@ -133,6 +137,26 @@ def test_volumes_beside_the_samples_are_found_too():
     assert _verdict(samples, splits, results)["T3"] == "leak"
 
 
+def test_an_epoch_chosen_on_the_test_subject_is_named_and_raises_the_score_on_noise():
+    samples = noise_samples(4, n_subjects=5)
+    splits = leave_one_subject_out(samples.table)
+    params = {"max_epochs": 30, "n_members": 1, "choose_by": "accuracy", "noise": 0.0}
+    pipeline = make_pipeline_for("conv1d", params=params)
+    honest = Candidate("lda", pipeline)
+    value, results = _accuracy(samples, splits, honest)
+    assert "T6" not in _verdict(samples, splits, results)
+    chosen = dataclasses.replace(honest, choose_epoch_on_test=True)
+    inflated, results = _accuracy(samples, splits, chosen)
+    assert _verdict(samples, splits, results)["T6"] == "leak"
+    assert inflated > value + 0.02
+    for split, fold in zip(splits, results.folds, strict=True):
+        best = [epoch for epoch in fold["history"] if epoch["best"]]
+        own = results.predictions[results.predictions["fold"] == split.name]
+        hits = (own["label"] == own["predicted"]).mean()
+        assert len(best) == 1
+        assert best[0]["valid_accuracy"] == pytest.approx(hits, abs=1e-6)
+
+
 def test_the_canary_falls_to_chance_only_where_the_alignment_is_honest():
     samples = noise_samples(3)
     verdicts = {}
@@ -149,3 +173,22 @@ def test_the_canary_falls_to_chance_only_where_the_alignment_is_honest():
         found = {each.name: each for each in controls}
         verdicts[name] = found["canary"].passed, found["noise_replay"].passed
     assert verdicts == {"independent_run": (True, True), "transductive": (False, False)}
+
+
+def test_decoders_of_a_fold_share_one_common_space_and_nothing_else(monkeypatch):
+    samples = noise_samples(5)
+    splits, alignment = _independent(samples)
+    first = _candidate(alignment, map="orthogonal")
+    second = dataclasses.replace(first, name="again")
+    alone = score(samples, splits, [second], progress=False).predictions
+    fits = []
+    fit = CommonSpace.fit
+    monkeypatch.setattr(
+        CommonSpace, "fit", lambda self, *args, **more: fits.append(1) or fit(self, *args, **more)
+    )
+    alignfold._FITTED.clear()
+    both = score(samples, splits, [first, second], progress=False)
+    assert len(fits) == len(splits)
+    own = both.predictions[both.predictions["model"] == "again"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, alone)
+    assert both.folds[0]["fitted"] == both.folds[len(splits)]["fitted"]

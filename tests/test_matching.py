@@ -1,4 +1,4 @@
-"""Segments found again in other subjects, inter-subject correlation, and the comparison of spaces."""
+"""Segments found again in other subjects, inter-subject correlation, spaces compared."""
 
 import numpy as np
 import pandas as pd

@@ -103,6 +103,18 @@ def _refuse_known_leak(study: Study) -> None:
             remedy='Set features.fit_on = "train"; to see the published form beside the honest '
             'one, put "features.fit_on" = "all" under [as_published].',
         )
+    networks = [model.name for model in study.models if model.kind in NETWORKS]
+    rules = study.evaluate
+    if rules.choose_epoch_on == "test" and networks and not rules.allow_leakage:
+        raise LeakageError(
+            "evaluate.choose_epoch_on",
+            found=f"test: {', '.join(networks)} would keep the epoch that is best on the test "
+            "samples",
+            expected="train. The best of 60 epochs on 70 test samples scores .32 on noise where "
+            "chance is .20",
+            remedy='Set it to "train"; to see the published form beside the honest one, put '
+            '"evaluate.choose_epoch_on" = "test" under [as_published].',
+        )
     if study.labels.source == "random" and study.data.source == "table":
         raise InputError(
             "labels.source",

@@ -1,7 +1,7 @@
 """Space: a frozen common space, of all voxels or a piece: how it is made and how to get there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from emodecode.align.generalised import mean_template
 from emodecode.align.hyperalignment import Options, hyperalign, hyperalign_levels, map_to_common
 from emodecode.align.linearmap import LinearMap
 from emodecode.align.lowrank import safe_svd
-from emodecode.align.maps import check_choices, choose_shrinkage, fit_map, through_axes
+from emodecode.align.maps import GRIDS, alikeness, check_choices, fit_map, through_axes
 from emodecode.align.procrustes import Factor, factor, template
 from emodecode.align.srm import map_to_shared, shared_response
 from emodecode.errors import InputError
@@ -63,14 +63,17 @@ class Space:
     template : ndarray of shape (n_keys, n_common)
     axes : ndarray of shape (n_common, n_components) or None
         Appended to the maps.
+    shrinkage : float or None
+        Chosen on the subjects that made the space, for all of them and for new ones.
     """
 
     template: np.ndarray = field(repr=False)
     axes: np.ndarray | None = field(default=None, repr=False)
+    shrinkage: float | None = None
 
     def take(self, keys: np.ndarray) -> "Space":
         """Return the space with some of the keys."""
-        return Space(self.template[keys], self.axes)
+        return replace(self, template=self.template[keys])
 
 
 class Mapped(NamedTuple):
@@ -94,6 +97,8 @@ def fit_space(datasets: Sequence[np.ndarray], choices: Choices) -> tuple[Space, 
         return space, [Mapped(each) for each in mappers]
     kind = np.float32 if datasets[0].dtype == np.float32 else np.float64
     target = template(space.template, dtype=kind)
+    if choices.map != "orthogonal" and choices.shrinkage == "auto":
+        space = replace(space, shrinkage=_common_shrinkage(datasets, target, choices))
     return space, [fit_to_space(part, space, choices, target=target) for part in datasets]
 
 
@@ -127,13 +132,18 @@ def fit_to_space(
             reflection=reflection,
         )
         return Mapped(found)
-    used = choices.shrinkage
-    if used == "auto":
-        used = choose_shrinkage(own, target, kind=choices.map, reflection=reflection)
+    used = choices.shrinkage if space.shrinkage is None else space.shrinkage
     found = fit_map(
         own, target, kind=choices.map, shrinkage=used, scaling=scaling, reflection=reflection
     )
     return Mapped(found if axes is None else through_axes(found, axes), float(used))
+
+
+def _common_shrinkage(datasets: Sequence[np.ndarray], target: Factor, choices: Choices) -> float:
+    """One shrinkage for all subjects: maps of unequal shrinkage have unequal scales."""
+    how = {"kind": choices.map, "reflection": choices.reflection}
+    total = sum(alikeness(factor(part), target, **how) for part in datasets)
+    return float(GRIDS[choices.map][int(np.argmax(total))])
 
 
 def _find_space(

@@ -114,6 +114,23 @@ def choose_shrinkage(
     blocks : ndarray of shape (n_samples,), optional
         Inner fold of each sample, at least two; None: five blocks of consecutive samples.
     """
+    found = alikeness(source, target, kind=kind, reflection=reflection, blocks=blocks)
+    return float(GRIDS[kind][int(found.argmax())])
+
+
+def alikeness(
+    source: np.ndarray | Factor,
+    target: np.ndarray | Factor,
+    *,
+    kind: str,
+    reflection: bool = True,
+    blocks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Say how like the template held-out blocks become with each shrinkage of `GRIDS`.
+
+    The criterion of `choose_shrinkage`, summed over the blocks. One shrinkage for several subjects
+    is the best of the sum over them: maps of unequal shrinkage have unequal scales.
+    """
     source = source if isinstance(source, Factor) else factor(source)
     target = target if isinstance(target, Factor) else template(target, dtype=source.dtype)
     _check_pair(source, target, kind)
@@ -131,7 +148,7 @@ def choose_shrinkage(
             total += _ridge_alikeness(*parts, grid)
         else:
             total += _promises_alikeness(*parts, grid, reflection=reflection)
-    return float(grid[int(total.argmax())])
+    return total
 
 
 def through_axes(mapper: LinearMap, axes: np.ndarray) -> LinearMap:

@@ -32,8 +32,8 @@ class CommonSpace(TransformerMixin, BaseEstimator):
         simulated and on real data (docs/alignment.md). Orthogonal is level 3 of hyperalignment, or
         the orthonormal basis of the shared response model.
     shrinkage : float > 0 or "auto", default "auto"
-        Of "ridge" and "promises", see `fit_map`; "auto" chooses one for each subject (and piece)
-        by inner folds over blocks of consecutive keys.
+        Of "ridge" and "promises", see `fit_map`; "auto" chooses one for all training subjects (and
+        each piece) by inner folds over blocks of consecutive keys; new subjects get the same.
     n_components : int, optional
         Dimensions that come out: of "srm" (default 50, or what the data allow), or the first
         principal axes of the template (of the mean of the aligned data, as `output_dim` of

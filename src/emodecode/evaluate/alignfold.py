@@ -1,8 +1,11 @@
 """AlignedFold: the alignment step of a pipeline, fitted and adapted within one fold."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
@@ -68,8 +71,7 @@ class AlignedFold:
         if missing.size:
             raise self._nothing_for(missing[0])
         self._tell(step, chosen, ledger, fresh=is_fresh(step))
-        rows, keys, names = self._through(front, chosen)
-        fit_step(step, rows, keys, names)
+        _fit_or_recall(step, *self._through(front, chosen))
 
     def adapt(
         self,
@@ -133,6 +135,25 @@ class AlignedFold:
             remedy="Name the task of a separate run (align.task), use another align.protocol, or "
             "leave the subject out.",
         )
+
+
+_FITTED: OrderedDict[str, dict[str, Any]] = OrderedDict()
+"""What the last common spaces of this process learned: decoders of one fold share them."""
+_KEPT = 2
+
+
+def _fit_or_recall(
+    step: BaseEstimator, rows: np.ndarray, keys: np.ndarray, names: np.ndarray
+) -> None:
+    """Fit the step in place, or take over what an equal step learned from equal data."""
+    key = joblib.hash([step.get_params(), rows, keys, names])
+    if key not in _FITTED:
+        fit_step(step, rows, keys, names)
+        learned = {name: value for name, value in vars(step).items() if name.endswith("_")}
+        _FITTED[key] = learned
+        while len(_FITTED) > _KEPT:
+            _FITTED.popitem(last=False)
+    vars(step).update(_FITTED[key])
 
 
 def aligned_fold(

@@ -192,15 +192,30 @@ def _run_all(
     if not tasks:
         return
     active = joblib.parallel.get_active_backend()[0].__class__.__name__
+    given = samples.X, samples.table, samples.classes
     if n_jobs == 1 and "Dask" not in active:
-        for task in tasks:
-            yield _run_one(samples.X, samples.table, samples.classes, task, tuning)
+        for task in sorted(tasks, key=lambda task: task.fold):
+            yield _run_one(*given, task, tuning)
         return
     parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, max_nbytes="1M")
-    yield from parallel(
-        joblib.delayed(_run_one)(samples.X, samples.table, samples.classes, task, tuning)
-        for task in tasks
-    )
+    calls = (joblib.delayed(_run_group)(*given, group, tuning) for group in _groups(tasks))
+    for outcomes in parallel(calls):
+        yield from outcomes
+
+
+def _groups(tasks: list[_Task]) -> list[list[_Task]]:
+    """Tasks that one process does: the aligned decoders of a fold, whose common space is one."""
+    groups: dict[tuple, list[_Task]] = {}
+    for number, task in enumerate(tasks):
+        aligned = task.candidate.alignment is not None
+        groups.setdefault((task.fold,) if aligned else (task.fold, number), []).append(task)
+    return list(groups.values())
+
+
+def _run_group(
+    X: np.ndarray, table: pd.DataFrame, classes: tuple[str, ...], group: list[_Task], tuning: Tuning
+) -> list[tuple[str, _Outcome]]:
+    return [_run_one(X, table, classes, task, tuning) for task in group]
 
 
 def _run_one(

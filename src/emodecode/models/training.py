@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 from emodecode.errors import InputError
 
+SMALL = 1_000_000
+"""Networks with fewer weights are trained on one thread: others would only wait for each other."""
+
 Arrays = tuple[np.ndarray, np.ndarray]
 """Samples (n_samples, n_features) float32 and their class codes."""
 
@@ -92,6 +95,9 @@ def train(
         net = _make_net(make(), training, validation, recipe, n_classes, watch)
         net.initialize()
         watch.resume(net)
+        threads = torch.get_num_threads()
+        if sum(part.numel() for part in net.module_.parameters()) < SMALL:
+            torch.set_num_threads(1)
         try:
             if watch.epoch < recipe.max_epochs and not watch.enough():
                 X, y = _tensors(training)
@@ -102,6 +108,7 @@ def train(
             pass
         finally:
             watch.close()
+            torch.set_num_threads(threads)
     module = net.module_.cpu()
     module.load_state_dict(watch.best_state or module.state_dict())
     if watch.path is not None:
@@ -187,6 +194,7 @@ def _make_net(
         criterion__weight=_class_weights(training[1], n_classes, recipe.class_weight),
         optimizer=torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam,
         optimizer__weight_decay=0.0,
+        optimizer__fused=True,
         optimizer__eps=1e-7,  # Keras's
         optimizer__param_groups=decay if recipe.weight_decay else [],
         lr=recipe.learning_rate,
