@@ -73,6 +73,29 @@ def test_six_convolutions_are_one_of_width_55():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_any_linear_convolutions_are_composed(seed):
+    rng = np.random.default_rng(seed)
+    channels = rng.integers(1, 6, size=5)
+    widths = rng.integers(1, 8, size=4)
+    torch.manual_seed(seed)
+    layers = nn.Sequential(
+        *(nn.Conv1d(*map(int, each)) for each in zip(channels, channels[1:], widths, strict=False))
+    ).double()
+    kernel, bias = compose(layers)
+    assert kernel.shape == (channels[-1], channels[0], (widths - 1).sum() + 1)
+    x = torch.randn(3, int(channels[0]), 40, dtype=torch.float64)
+    found = nn.functional.conv1d(x, kernel, bias)
+    torch.testing.assert_close(found, layers(x), rtol=0, atol=1e-12)
+
+
+def test_convolutions_without_activation_are_linear():
+    network = _s2(composed=False)
+    a, b, zero = _vectors(4)[:, None], _vectors(4, seed=2)[:, None], torch.zeros(4, 1, 60).double()
+    f = network._convolve
+    torch.testing.assert_close(f(a + b) - f(zero), f(a) + f(b) - 2 * f(zero), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_composed_training_equals_layer_by_layer(training):
     """Outputs and the gradients of all parameters, with the same dropout."""
@@ -93,13 +116,16 @@ def test_composed_training_equals_layer_by_layer(training):
         torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_collapsed_network_predicts_the_same(dtype, atol):
-    network = _s2(70, composed=False, dtype=dtype).eval()
+@pytest.mark.parametrize(
+    ("n_features", "dtype", "atol"),
+    [(70, torch.float64, 1e-10), (70, torch.float32, 1e-5), (300, torch.float32, 1e-4)],
+)
+def test_collapsed_network_predicts_the_same(n_features, dtype, atol):
+    network = _s2(n_features, composed=False, dtype=dtype).eval()
     collapsed = network.collapse()
     assert isinstance(collapsed, CollapsedConv1d)
-    assert collapsed.first.weight.shape == (1024, 70)
-    x = _vectors(7, 70, dtype=dtype)
+    assert collapsed.first.weight.shape == (1024, n_features)
+    x = _vectors(7, n_features, dtype=dtype)
     with torch.no_grad():
         torch.testing.assert_close(collapsed(x), network(x), rtol=0, atol=atol)
 
@@ -144,6 +170,23 @@ def test_pair_network_by_hand():
     expected += network.output.bias.detach().numpy() + z @ network.linear.weight.detach().numpy().T
     with torch.no_grad():
         np.testing.assert_allclose(network(torch.from_numpy(x)).numpy(), expected, atol=1e-10)
+
+
+def test_order_of_the_voxels_means_nothing():
+    """Unlike S2's, whose convolutions see neighbours."""
+    order = torch.from_numpy(np.random.default_rng(0).permutation(60))
+    x = _vectors(5, 60)
+    ours, s2 = _pairs(60), _s2().eval()
+    moved = copy.deepcopy(ours)
+    with torch.no_grad():
+        expected = ours(x)
+        moved.filters.weight.copy_(ours.filters.weight[..., order])
+        moved.linear.weight.copy_(ours.linear.weight[:, order])
+        for name in ("running_mean", "running_var"):
+            getattr(moved.standardise, name).copy_(getattr(ours.standardise, name)[order])
+        torch.testing.assert_close(moved(x[:, order]), expected, rtol=0, atol=1e-10)
+        assert not torch.allclose(ours(x[:, order]), expected, atol=0.1)
+        assert not torch.allclose(s2(x[:, order]), s2(x), atol=1e-3)
 
 
 def test_noise_and_dropout_are_for_training_only():

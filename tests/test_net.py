@@ -1,9 +1,12 @@
 """Training: learns what is there, judges on whole subjects, gives the same bits again."""
 
+import io
 import pickle
 import re
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 import torch
@@ -11,11 +14,13 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from emodecode.errors import InputError
+from emodecode.evaluate.foldfit import fit_fold
 from emodecode.models import training
 from emodecode.models.catalogue import make_grid, make_model, make_pipeline_for
-from emodecode.models.conv1d import HansonMlp
+from emodecode.models.conv1d import NETWORKS, HansonMlp
 from emodecode.models.linear import LinearByGram
 from emodecode.models.net import NetClassifier
+from emodecode.models.networks import NETWORK_KINDS
 from emodecode.simulate.samples import simulate_samples
 
 FIELDS = (
@@ -64,7 +69,7 @@ def test_interaction_is_learned_where_a_linear_decoder_is_at_chance():
     new_X, new_y, _ = _xor(1, n=300)
     net = NetClassifier(learning_rate=5e-3, noise=0.3, max_epochs=60, patience=15)
     net.fit(X, y, subjects=subjects)
-    found = roc_auc_score(new_y == "together", net.predict_proba(new_X)[:, 1])
+    found = (net.predict(new_X) == new_y).mean()
     linear = make_model("lda").fit(X, y)
     assert isinstance(linear, LinearByGram)
     lost = roc_auc_score(new_y == "together", linear.predict_proba(new_X)[:, 1])
@@ -102,8 +107,13 @@ def test_contract_and_history():
         assert best == 1 + int(np.argmin(losses))
         marked = [row["epoch"] for row in net.history_ if row["seed"] == member and row["best"]]
         assert marked == [best]
-    restored = pickle.loads(pickle.dumps(net))
-    np.testing.assert_array_equal(restored.predict_proba(X), probabilities)
+    joblib.dump(net, kept := io.BytesIO())
+    kept.seek(0)
+    for restored in (pickle.loads(pickle.dumps(net)), joblib.load(kept)):
+        np.testing.assert_array_equal(restored.predict_proba(X), probabilities)
+        assert restored.history_ == net.history_
+    assert clone(net).get_params() == net.get_params()
+    assert not hasattr(clone(net), "modules_")
 
 
 def test_members_are_averaged():
@@ -307,10 +317,58 @@ def test_penalties_are_gradients_of_the_logged_penalty():
     ],
 )
 def test_penalised_weights(network, names):
-    from emodecode.models.conv1d import NETWORKS
-
     found = {name.split(".")[0] for name, _ in training.penalised(NETWORKS[network](60, 3))}
     assert found == names
+
+
+def _s2_after(n_epochs=1, **penalties):
+    """Fit S2's network, one batch an epoch; return it and the weights it started from."""
+    X, y, _ = _data(n=30, n_features=56)
+    net = NetClassifier(
+        network="s2_conv1d", max_epochs=n_epochs, validation_share=0.0, learning_rate=1e-4
+    )
+    net.set_params(**penalties).fit(X, y)
+    torch.manual_seed(net._recipe(0).seed)
+    first = NETWORKS["s2_conv1d"](56, 3).state_dict()
+    return net.modules_[0].state_dict(), first
+
+
+def test_l1_is_on_the_dense_layers_alone():
+    plain, first = _s2_after()
+    penalised, _ = _s2_after(l1=1.0)
+    for name, part in plain.items():
+        assert torch.equal(part, penalised[name]) == name.startswith("convolutions"), name
+        assert not torch.equal(part, first[name]), name
+    plain, _ = _s2_after(10)
+    penalised, _ = _s2_after(10, l1=0.1)
+    for number in range(8):
+        name = f"dense.{number}.weight"
+        assert penalised[name].abs().sum() < plain[name].abs().sum(), name
+
+
+def test_weight_decay_is_on_the_dense_layers_alone():
+    """Oracle: decoupled decay takes ``learning_rate * weight_decay`` of the weight in a step."""
+    plain, first = _s2_after()
+    decayed, _ = _s2_after(weight_decay=50.0)
+    for name, part in plain.items():
+        expected = part - 1e-4 * 50.0 * first[name] if name.startswith("dense") else part
+        torch.testing.assert_close(decayed[name], expected, atol=1e-7, rtol=0, msg=name)
+
+
+def test_weight_decay_of_ours_spares_the_filters():
+    X, y, _ = _data()
+    watch = training._Watch(NetClassifier(weight_decay=0.1)._recipe(0), "")
+    codes = np.unique(y, return_inverse=True)[1]
+    made = training._make_net(NETWORKS["conv1d"](12, 3), (X, codes), None, watch.recipe, 3, watch)
+    made.initialize()
+    names = {id(part): name for name, part in made.module_.named_parameters()}
+    found = {
+        names[id(part)]: group["weight_decay"]
+        for group in made.optimizer_.param_groups
+        for part in group["params"]
+    }
+    readout = dict.fromkeys(("output.weight", "output.bias", "linear.weight"), 0.1)
+    assert found == readout | {"filters.weight": 0.0}
 
 
 def test_class_weights_balance_what_is_rare():
@@ -333,6 +391,13 @@ def test_pipeline_hands_the_subjects_on():
     with sklearn.config_context(enable_metadata_routing=True):
         fitted = clone(pipeline).fit(X, y, subjects=subjects)
     assert all(names for names in fitted[-1].validation_subjects_)
+    table = pd.DataFrame({"subject": subjects})
+    rows = np.flatnonzero(subjects != "03")
+    fitted = fit_fold(pipeline, X, y, table, rows, seed=7)
+    held_out = [name for names in fitted[-1].validation_subjects_ for name in names]
+    assert set(held_out) <= {"00", "01", "02", "04", "05"}
+    assert len(held_out) == len(set(held_out)) == 2
+    assert fitted[-1].random_state == 7
     point = {name: values[0] for name, values in make_grid("conv1d").items()}
     clone(pipeline).set_params(**point)
 
@@ -347,6 +412,48 @@ def test_s2_predicts_by_its_collapsed_form():
     with torch.no_grad():
         expected = torch.softmax(module(torch.from_numpy(X)), 1).numpy()
     np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-5)
+
+
+def test_hanson_network_is_trained_as_published():
+    X, y, subjects = _data()
+    net = make_model("hanson_mlp").fit(X, y, subjects=subjects)
+    assert net.best_epochs_ == [50]
+    assert net.validation_subjects_ == [[]]
+    assert len(net.history_) == 50
+    assert {row["valid_loss"] for row in net.history_} == {None}
+
+
+BAD: dict[str, tuple[object, ...]] = {
+    "max_epochs": (0, -1, 2.5, True, "many"),
+    "batch_size": (1, 0, 16.0),
+    "learning_rate": (0.0, -1e-3, np.inf, "fast"),
+    "patience": (0, -1, 1.5),
+    "validation_share": (1, 1.5, -0.1, "half"),
+    "n_members": (0, 1.5),
+    "choose_by": ("x", None),
+    "l1": (-1e-3, np.nan, "much"),
+    "l2": (-1e-3, np.inf),
+    "plateau_factor": (0, 1.5, -0.5),
+    "plateau_patience": (0, 2.5),
+    "min_learning_rate": (0, -1.0, np.nan),
+    "class_weight": ("equal", {"anger": 2}),
+    "device": ("tpu", 0, None),
+    "n_filters": (0, 2.5),
+    "dropout": (1, -0.1),
+    "noise": (-1, np.nan),
+    "weight_decay": (-1.0, np.inf),
+}
+
+
+@pytest.mark.parametrize("kind", list(NETWORK_KINDS))
+def test_every_parameter_is_checked(kind):
+    defaults = NETWORK_KINDS[kind][2]
+    assert make_model(kind, params=defaults).get_params()["network"] == kind
+    for name in defaults:
+        for value in BAD[name]:
+            with pytest.raises(InputError) as caught:
+                make_model(kind, params={name: value})
+            assert name in str(caught.value), (name, value)
 
 
 @pytest.mark.parametrize(

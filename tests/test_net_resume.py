@@ -86,7 +86,7 @@ def test_stopped_training_goes_on_to_the_same_bits(monkeypatch, tmp_path, networ
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("change", ["data", "noise", "learning_rate", "garbage", "empty"])
+@pytest.mark.parametrize("change", ["data", "noise", "learning_rate", "truncated", "garbage", "empty"])
 def test_foreign_checkpoints_are_not_taken_up(monkeypatch, tmp_path, change):
     X, y, subjects = _data()
     with monkeypatch.context() as patch:
@@ -98,11 +98,38 @@ def test_foreign_checkpoints_are_not_taken_up(monkeypatch, tmp_path, change):
     more |= {"learning_rate": 0.02} if change == "learning_rate" else {}
     if change == "data":
         X = X + 1
-    elif change in ("garbage", "empty"):
-        left.write_bytes(b"no checkpoint" if change == "garbage" else b"")
+    whole = left.read_bytes()
+    spoilt = {"truncated": whole[: len(whole) // 2], "garbage": b"no checkpoint", "empty": b""}
+    left.write_bytes(spoilt.get(change, whole))
     found = _checkpointed(tmp_path / "state", **more).fit(X, y, subjects=subjects)
     whole = _checkpointed(None, **more).fit(X, y, subjects=subjects)
     _assert_same(found, whole)
+
+
+def test_interrupted_training_keeps_its_checkpoint(monkeypatch, tmp_path):
+    """Ctrl-C in the middle of a forward pass; the same call again gives the same bits."""
+    X, y, subjects = _data()
+    net = _checkpointed(tmp_path / "state", max_epochs=8)
+    whole = clone(net).set_params(checkpoint=None).fit(X, y, subjects=subjects)
+    real, calls = PairConv1d.forward, []
+
+    def forward(self, x):
+        calls.append(len(x))
+        if len(calls) == 40:  # nine an epoch: the fifth epoch of the first member
+            raise KeyboardInterrupt
+        return real(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairConv1d, "forward", forward)
+        with pytest.raises(KeyboardInterrupt):
+            net.fit(X, y, subjects=subjects)
+    assert not hasattr(net, "inference_")
+    (left,) = tmp_path.iterdir()
+    assert len(torch.load(left, weights_only=True)["history"]) == 3
+    resumed = clone(net).fit(X, y, subjects=subjects)
+    _assert_same(resumed, whole)
+    assert resumed.history_ == whole.history_
+    assert not list(tmp_path.iterdir())
 
 
 CODE = """

@@ -141,9 +141,10 @@ def fit_to_space(
 
 def _common_shrinkage(datasets: Sequence[np.ndarray], target: Factor, choices: Choices) -> float:
     """One shrinkage for all subjects: maps of unequal shrinkage have unequal scales."""
-    how = {"kind": choices.map, "reflection": choices.reflection}
-    total = sum(alikeness(factor(part), target, **how) for part in datasets)
-    return float(GRIDS[choices.map][int(np.argmax(total))])
+    total = np.zeros(len(GRIDS[choices.map]))
+    for part in datasets:
+        total += alikeness(factor(part), target, kind=choices.map, reflection=choices.reflection)
+    return float(GRIDS[choices.map][int(total.argmax())])
 
 
 def _find_space(

@@ -194,8 +194,9 @@ def _run_all(
     active = joblib.parallel.get_active_backend()[0].__class__.__name__
     given = samples.X, samples.table, samples.classes
     if n_jobs == 1 and "Dask" not in active:
-        for task in sorted(tasks, key=lambda task: task.fold):
-            yield _run_one(*given, task, tuning)
+        for group in _groups(tasks):
+            for task in group:
+                yield _run_one(*given, task, tuning)
         return
     parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, max_nbytes="1M")
     calls = (joblib.delayed(_run_group)(*given, group, tuning) for group in _groups(tasks))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 from emodecode.errors import InputError
 
