@@ -86,7 +86,9 @@ def test_stopped_training_goes_on_to_the_same_bits(monkeypatch, tmp_path, networ
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("change", ["data", "noise", "learning_rate", "truncated", "garbage", "empty"])
+@pytest.mark.parametrize(
+    "change", ["data", "noise", "learning_rate", "truncated", "garbage", "empty"]
+)
 def test_foreign_checkpoints_are_not_taken_up(monkeypatch, tmp_path, change):
     X, y, subjects = _data()
     with monkeypatch.context() as patch:

@@ -19,6 +19,7 @@ from emodecode.evaluate.fold import NOTHING, Split
 from emodecode.evaluate.results import Results
 from emodecode.evaluate.scenes import find_scenes, scene_labels
 from emodecode.evaluate.score import Candidate, Tuning, score
+from emodecode.evaluate.shifts import shift_null
 from emodecode.evaluate.stimuli import is_stimulus_locked
 from emodecode.evaluate.surrogate import surrogate
 from emodecode.evaluate.timeonly import (
@@ -291,19 +292,25 @@ def _refit(
         folds = [fold for results in found.results for fold in results.folds]
         other = time.perf_counter() - started - sum(fold["seconds"] for fold in folds)
         for own in asked:
-            own.parts.append(_own_part(found, own.model))
+            own.parts.append(_own_part(found, own.model, shifted=name != "scene"))
             own.n_folds = len(found.splits)
             own.seconds += sum(fold["seconds"] for fold in folds if fold["model"] == own.model)
             own.seconds += max(other, 0.0) / len(asked)
     return asked
 
 
-def _own_part(found: _Replayed, model: str) -> Part:
+def _own_part(found: _Replayed, model: str, *, shifted: bool) -> Part:
+    """One decoder's part; surrogates must also score more than their phases may by accident."""
     own = [(each.predictions["model"] == model).to_numpy() for each in found.results]
     tables = [each.predictions[mine] for each, mine in zip(found.results, own, strict=True)]
     rows = [each.rows[mine] for each, mine in zip(found.results, own, strict=True)]
     predictions = pd.concat(tables, ignore_index=True)
-    return Part(predictions, np.concatenate(rows), found.table, found.splits)
+    row = np.concatenate(rows)
+    null = None
+    if shifted:
+        classes = found.results[0].classes
+        null = shift_null(predictions, row, found.table, classes=classes)
+    return Part(predictions, row, found.table, found.splits, null)
 
 
 def _confounds(study: _Study, confounds: pd.DataFrame | None) -> list[Asked]:

@@ -1,6 +1,7 @@
 """Workers: where the fits of many folds run, and where their finished parts are kept."""
 
 import contextlib
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,10 @@ def backend(scheduler: str | None, n_jobs: int, X: np.ndarray) -> Iterator[None]
         The scheduler does not answer.
     """
     if scheduler is None:
-        with joblib.parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1):
+        config = joblib.parallel_config(backend="loky", n_jobs=n_jobs, inner_max_num_threads=1)
+        with config, warnings.catch_warnings():
+            # joblib replaces processes that have grown, as whole brains and torch make them
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
             yield
         return
     client = _connect(scheduler)
