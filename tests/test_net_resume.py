@@ -10,6 +10,7 @@ import torch
 from sklearn.base import clone
 
 from emodecode.models import training
+from emodecode.models.conv1d import PairConv1d
 from emodecode.models.net import NetClassifier
 
 QUICK = {"max_epochs": 4, "patience": None, "batch_size": 16, "learning_rate": 0.01}
@@ -139,6 +140,7 @@ import os, signal, sys
 import numpy as np
 import torch
 from emodecode.models import training
+from emodecode.models.conv1d import PairConv1d
 from emodecode.models.net import NetClassifier
 
 torch.set_num_threads(1)
