@@ -107,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--skip-large", action="store_true")
+    parser.add_argument("--only", choices=list(CASES), help="one case")
     parser.add_argument("--way", choices=WAYS)
     parser.add_argument("--case", choices=list(CASES))
     options = parser.parse_args()
@@ -116,7 +117,7 @@ def main() -> None:
     print("| fit | | CPU s | times faster | peak MiB | of it data | one volume, ms |")
     print("|---|---|---|---|---|---|---|")
     cases = list(CASES)[: 3 if options.skip_large else 4]
-    for case in cases:
+    for case in cases if options.only is None else [options.only]:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(options.repeats):
             for way in WAYS:

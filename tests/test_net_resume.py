@@ -101,9 +101,9 @@ def test_foreign_checkpoints_are_not_taken_up(monkeypatch, tmp_path, change):
     more |= {"learning_rate": 0.02} if change == "learning_rate" else {}
     if change == "data":
         X = X + 1
-    whole = left.read_bytes()
-    spoilt = {"truncated": whole[: len(whole) // 2], "garbage": b"no checkpoint", "empty": b""}
-    left.write_bytes(spoilt.get(change, whole))
+    state = left.read_bytes()
+    spoilt = {"truncated": state[: len(state) // 2], "garbage": b"no checkpoint", "empty": b""}
+    left.write_bytes(spoilt.get(change, state))
     found = _checkpointed(tmp_path / "state", **more).fit(X, y, subjects=subjects)
     whole = _checkpointed(None, **more).fit(X, y, subjects=subjects)
     _assert_same(found, whole)
