@@ -6,7 +6,7 @@ from scipy.linalg import polar
 from scipy.stats import ortho_group, ttest_rel
 from sklearn.linear_model import Ridge
 
-from emodecode.align.maps import GRIDS, choose_shrinkage, fit_map, through_axes
+from emodecode.align.maps import GRIDS, choose_shrinkage, fit_map
 from emodecode.align.procrustes import factor, procrustes, template
 from emodecode.errors import InputError
 
@@ -203,11 +203,13 @@ def test_constant_voxels_and_few_rows():
 
 def test_axes_are_appended():
     S, T, fresh = _pair(8, n=15, m=60)
+    S[:, 3] = 1.0
     axes = ortho_group.rvs(60, random_state=0)[:, :4]
     for kind in ("ridge", "promises"):
         found = fit_map(S, T, kind=kind, shrinkage=1.0)
-        shorter = through_axes(found, axes)
+        shorter = found.through(axes)
         np.testing.assert_allclose(shorter(fresh), found(fresh) @ axes, atol=1e-9)
+        np.testing.assert_array_equal(shorter.constant, [3])
 
 
 @pytest.mark.parametrize(

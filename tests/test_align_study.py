@@ -1,6 +1,8 @@
 """Alignment by the command line: protocols on data that have them, refusals on data that do not."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +11,11 @@ import pytest
 import tomli_w
 
 from emodecode.cli import main
+from emodecode.errors import InputError, LeakageError
+from emodecode.run import Run
 from emodecode.simulate.dataset import simulate_dataset
+from emodecode.study import make_study
+from emodecode.timelock import read_alignment_runs
 from refusal import refuse
 
 STUDY = {
@@ -223,8 +229,66 @@ def test_what_the_data_do_not_support_is_refused_with_the_reason(name, root, cap
     refuse(arguments, words, root=root, capsys=capsys)
 
 
-def test_events_that_differ_between_subjects_are_no_common_stimulus(root, capsys):
-    align = {"task": "emotion"}
-    (root / "refused.toml").write_text(tomli_w.dumps(STUDY | {"align": align}))
+@pytest.mark.parametrize("protocol", ["independent_run", "connectivity"])
+def test_the_decoded_task_itself_aligns_nothing(protocol, tmp_path, capsys):
+    """With one order for all subjects such maps decode noise, and no fold counts them as tested."""
+    sizes = {"n_subjects": 3, "n_runs": 2, "n_volumes": 60, "voxel_mm": 9.0}
+    simulate_dataset(tmp_path / "bids", code="null", same_order=True, **sizes, progress=False)
+    align = {"protocol": protocol, "task": "emotion", "targets": "parcels.nii.gz"}
+    evaluate = STUDY["evaluate"] | {"split": "leave_one_subject_out"}
+    study = STUDY | {"align": align, "evaluate": evaluate}
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(study))
+    arguments = ["evaluate", tmp_path / "study.toml", "--out", tmp_path / "out", "--quiet"]
+    words = ["align.task", "task-emotion run-1 is of the task that is decoded"]
+    refuse(arguments, words, root=tmp_path, capsys=capsys)
+
+
+def test_a_tuned_decoder_of_three_subjects_is_refused_before_anything_is_read(root, capsys):
+    study = STUDY | {
+        "data": STUDY["data"] | {"subjects": ["01", "02", "03"]},
+        "models": [{"name": "svm", "kind": "linear_svm", "grid": {"C": [0.1, 1.0]}}],
+    }
+    (root / "refused.toml").write_text(tomli_w.dumps(study))
     arguments = ["evaluate", root / "refused.toml", "--out", root / "refused", "--quiet"]
-    refuse(arguments, ["events of task emotion differ", "same to all"], root=root, capsys=capsys)
+    words = ["models.svm (inner folds of fold sub-01: alignment): 1 subject (sub-0"]
+    refuse(arguments, words, root=root, capsys=capsys)
+
+
+def _film_runs(monkeypatch, **of_the_second):
+    """Runs of a film that `read_bids` finds: two subjects, the second as it is said."""
+    events = pd.DataFrame({"onset_s": [0.0, 20.0], "duration_s": 20.0, "trial_type": ["a", "b"]})
+    given = {"tr_s": 2.0, "events": events} | of_the_second
+    plan = {"task": "film", "run": "1", "planned_volumes": 30}
+    found = [Run("01", 2.0, events=events, **plan), Run("02", **plan | given)]
+    monkeypatch.setattr("emodecode.read.bids.read_bids", lambda **_: (found, []))
+    return [replace(run, task="emotion", source=None) for run in found]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tr_s": 2.5}, "the repetition time or first volume of task film differ"),
+        ({"dummies": 4}, "the repetition time or first volume of task film differ"),
+        (
+            {"events": pd.DataFrame({"onset_s": [0.0, 20.0], "trial_type": ["b", "a"]})},
+            "the events of task film differ between sub-01 task-film run-1 and sub-02",
+        ),
+    ],
+)
+def test_a_film_that_subjects_saw_differently_is_no_common_stimulus(change, words, monkeypatch):
+    study = make_study(STUDY)
+    runs = _film_runs(monkeypatch)
+    assert [run.run for run in read_alignment_runs(study, runs)] == ["film-1", "film-1"]
+    runs = _film_runs(monkeypatch, **change)
+    with pytest.raises(InputError, match=words):
+        read_alignment_runs(study, runs)
+    align = {"protocol": "connectivity", "task": "film", "targets": "parcels.nii.gz"}
+    assert len(read_alignment_runs(make_study(STUDY | {"align": align}), runs)) == 2
+
+
+def test_decoded_files_under_another_name_align_nothing(monkeypatch):
+    decoded = [replace(run, source=Path("a.nii.gz")) for run in _film_runs(monkeypatch)]
+    assert len(read_alignment_runs(make_study(STUDY), decoded)) == 2
+    _film_runs(monkeypatch, source=Path("a.nii.gz"))
+    with pytest.raises(LeakageError, match="sub-02 task-film run-1 is of the task"):
+        read_alignment_runs(make_study(STUDY), decoded)

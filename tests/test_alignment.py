@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emodecode.align.space import CommonSpace
 from emodecode.errors import InputError
+from emodecode.evaluate.alignable import check_alignment, check_inner_alignment
 from emodecode.evaluate.alignfold import (
     aligned_fold,
     calibration_part,
@@ -20,6 +22,8 @@ from emodecode.evaluate.alignment import (
     replayed,
     split_off_unlabelled,
 )
+from emodecode.evaluate.fold import NOTHING, Split
+from emodecode.evaluate.foldfit import Tuning
 from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
 from emodecode.samples import TABLE_COLUMNS, TEXT_COLUMNS, Samples
 from emodecode.simulate.samples import simulate_samples
@@ -131,6 +135,95 @@ def test_a_named_run_calibrates():
     assert set(samples.table["run"].iloc[test]) == {"1"}
 
 
+def test_the_named_run_calibrates_in_inner_folds_too():
+    samples, _ = _film()
+    found = alignment_of_samples(samples, protocol="calibration_blocks", calibration_run="2")
+    split = with_calibration(leave_one_subject_out(samples.table), samples.table, run="2")[0]
+    fold = aligned_fold(found, samples.table, split)
+    for subject in ("01", "02"):
+        own = samples.subjects[split.train] == subject
+        inner, judged = fold.inner(Split(split.train[~own], NOTHING, split.train[own]))
+        assert set(samples.table["run"].iloc[judged]) == {"1"}
+        used = samples.table[inner.usable & (samples.subjects == subject)]
+        assert set(used["run"]) == {"2"}
+
+
+def test_where_the_named_run_is_the_only_one_its_blocks_are_divided():
+    samples, _ = _film(n_volumes=90)
+    one = np.flatnonzero((samples.subjects == "02") & (samples.table["run"] == "1"))
+    calibrate, test = calibration_part(samples.table, one, run="1")
+    assert set(samples.table["block"].iloc[calibrate]) == {"0", "1", "2"}
+    assert set(samples.table["block"].iloc[test]) == {"3", "4", "5"}
+
+
+def test_inner_folds_that_would_judge_nothing_are_left_out():
+    samples, _ = _film(n_runs=1)
+    found = alignment_of_samples(samples, protocol="calibration_blocks")
+    split = leave_one_subject_out(samples.table)[0]
+    fold = aligned_fold(found, samples.table, split)
+    block = samples.table["block"].to_numpy() == "0"
+    whole, single = (
+        Split(split.train[subjects != "01"], NOTHING, split.train[(subjects == "01") & kept])
+        for subjects in [samples.subjects[split.train]]
+        for kept in (np.ones(len(split.train), dtype=bool), block[split.train])
+    )
+    assert [each[0] for each in fold.inner_folds([whole, single])] == [whole]
+    with pytest.raises(InputError, match="every sample of the inner test subjects calibrates"):
+        list(fold.inner_folds([single]))
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_folds_that_cannot_be_aligned_are_refused_before_anything_is_fitted(lacks):
+    """Without a task of its own nothing is left of a subject whose runs are all tested."""
+    samples, volumes = _film()
+    if lacks:
+        kept = ~((samples.subjects == "01") & (samples.table["run"] == "2")).to_numpy()
+        table = samples.table[kept].reset_index(drop=True)
+        samples = Samples(X=samples.X[kept], table=table)
+        kept = ~((volumes.table["subject"] == "01") & (volumes.table["run"] == "2")).to_numpy()
+        volumes = Samples(X=volumes.X[kept], table=volumes.table[kept].reset_index(drop=True))
+    blind = Samples(X=np.empty((volumes.n_samples, 0), dtype=np.float32), table=volumes.table)
+    found = alignment_of(samples, blind)
+    splits = leave_one_subject_out(samples.table)
+    with pytest.raises(InputError, match=r"fold sub-0\d: alignment \(independent_run\): sub-0"):
+        check_alignment(found, samples.table, splits)
+    by_run = subject_by_stimulus(samples.table, groups="run")
+    if lacks:
+        with pytest.raises(InputError, match=r"sub-01: no volume that this fold may use"):
+            check_alignment(found, samples.table, by_run)
+    else:
+        check_alignment(found, samples.table, by_run)
+
+
+def test_inner_folds_with_one_training_subject_are_refused_before_anything_is_fitted():
+    for n_subjects in (3, 6):
+        both = simulate_samples(film_volumes=40, n_subjects=n_subjects, seed=1)
+        samples, film = split_off_unlabelled(both)
+        splits = leave_one_subject_out(samples.table)
+        how = {"name": "svm", "tuning": Tuning(n_folds=2), "seed": 0}
+        found = alignment_of(samples, film)
+        check_alignment(found, samples.table, splits)
+        if n_subjects == 6:
+            check_inner_alignment(found, samples.table, splits, **how)
+            continue
+        with pytest.raises(InputError, match=r"inner folds of fold sub-0\d: alignment: 1 subject"):
+            check_inner_alignment(found, samples.table, splits, **how)
+
+
+def test_the_fingerprint_knows_the_clock_that_gaps_are_measured_on():
+    samples, volumes = _film()
+    other = volumes.table.assign(onset_s=volumes.table["onset_s"] * 1.5)
+    later = alignment_of(samples, Samples(X=volumes.X, table=other))
+    assert later.fingerprint != alignment_of(samples, volumes).fingerprint
+    named = {
+        alignment_of_samples(
+            samples, protocol="calibration_blocks", calibration_run=run
+        ).fingerprint
+        for run in (None, "1", "2")
+    }
+    assert len(named) == 3
+
+
 @pytest.mark.parametrize(("n_runs", "run"), [(1, None), (2, "7")])
 def test_subjects_without_a_calibration_run_are_refused(n_runs, run):
     samples, _ = _film(n_runs=n_runs)
@@ -171,9 +264,23 @@ def test_connectivity_is_the_correlation_with_each_parcel():
     assert list(keys) == ["p1", "p2", "p3"] * 2
     assert list(names) == ["a"] * 3 + ["b"] * 3
     for number in range(7):
-        expected = np.corrcoef(courses[25:, 1], values[25:, number])[0, 1]
-        assert rows[4, number] == pytest.approx(expected, abs=1e-6)
-    assert (rows[[2, 5]] == 0).all()
+        alike = [np.corrcoef(courses[25:, k], values[25:, number])[0, 1] for k in (0, 1)]
+        expected = np.array([*alike, 0.0]) - sum(alike) / 3  # 0: the parcel that does not vary
+        np.testing.assert_allclose(rows[3:, number], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["orthogonal", "ridge", "promises"])
+def test_maps_of_connectivity_add_no_offset_of_their_own(how):
+    """The mean of a voxel's correlations is no baseline of its signal."""
+    rng = np.random.default_rng(3)
+    subjects = np.repeat(["a", "b", "c"], 60)
+    latent = rng.standard_normal((180, 9)) + 0.5 * rng.standard_normal((180, 1))
+    values = latent @ rng.standard_normal((9, 7)) + rng.standard_normal((180, 7))
+    rows, keys, names = connectivity(values, latent, subjects, tuple("pqrstuvwx"))
+    step = CommonSpace(map=how).fit(rows, keys, subjects=names)
+    for each in step.maps_.values():
+        np.testing.assert_allclose(each.mean_in, 0, atol=1e-6)
+        np.testing.assert_allclose(each.mean_out, 0, atol=1e-6)
 
 
 def test_replayed_data_follow_the_samples_and_lose_what_was_shared():

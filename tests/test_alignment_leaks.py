@@ -10,12 +10,13 @@ from sklearn.pipeline import Pipeline
 
 from emodecode.align.space import CommonSpace
 from emodecode.evaluate import alignfold
+from emodecode.evaluate import score as scoring
 from emodecode.evaluate.alignfold import with_calibration
 from emodecode.evaluate.alignment import Alignment, alignment_of, alignment_of_samples
 from emodecode.evaluate.audit import audit_split
 from emodecode.evaluate.controls import run_controls
 from emodecode.evaluate.metrics import score_predictions
-from emodecode.evaluate.score import Candidate, score
+from emodecode.evaluate.score import Candidate, Tuning, score
 from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
 from emodecode.features.own import OwnVoxels
 from emodecode.features.select import TopVoxels
@@ -181,14 +182,62 @@ def test_decoders_of_a_fold_share_one_common_space_and_nothing_else(monkeypatch)
     first = _candidate(alignment, map="orthogonal")
     second = dataclasses.replace(first, name="again")
     alone = score(samples, splits, [second], progress=False).predictions
-    fits = []
-    fit = CommonSpace.fit
-    monkeypatch.setattr(
-        CommonSpace, "fit", lambda self, *args, **more: fits.append(1) or fit(self, *args, **more)
-    )
-    alignfold._FITTED.clear()
+    fits = _count_fits(monkeypatch)
     both = score(samples, splits, [first, second], progress=False)
     assert len(fits) == len(splits)
     own = both.predictions[both.predictions["model"] == "again"].reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone)
     assert both.folds[0]["fitted"] == both.folds[len(splits)]["fitted"]
+
+
+def _film_aligned(**more):
+    """Blocks without a common stimulus and a film that all saw, both of noise."""
+    samples, film = noise_samples(5, n_subjects=5), noise_samples(9, n_subjects=5)
+    table = samples.table.assign(stimulus="n/a", stimulus_time_s=np.nan)
+    shown = film.table.assign(run="film-" + film.table["run"].astype(str))
+    samples = Samples(X=samples.X, table=table)
+    alignment = alignment_of(samples, Samples(X=film.X, table=shown))
+    return samples, _candidate(alignment, map="orthogonal", **more)
+
+
+def _count_fits(monkeypatch) -> list[int]:
+    fits, fit = [], CommonSpace.fit
+    monkeypatch.setattr(
+        CommonSpace, "fit", lambda self, *args, **more: fits.append(1) or fit(self, *args, **more)
+    )
+    alignfold.forget_space()
+    return fits
+
+
+def test_a_tuned_decoder_leaves_the_common_space_of_the_fold_to_the_others(monkeypatch):
+    samples, first = _film_aligned()
+    tuned = dataclasses.replace(
+        first, name="tuned", grid={"classifier__classifier__shrinkage": [0.1, 0.9]}
+    )
+    last = dataclasses.replace(first, name="last")
+    fits = _count_fits(monkeypatch)
+    split = leave_one_subject_out(samples.table)[:1]
+    score(samples, split, [first, tuned, last], tuning=Tuning(n_folds=2), progress=False)
+    assert len(fits) == 1 + 2  # the fold's own and two inner ones
+
+
+def test_workers_let_the_common_space_go_when_a_fold_is_done():
+    samples, candidate = _film_aligned()
+    splits = leave_one_subject_out(samples.table)[:1]
+    tasks = scoring._tasks(samples, splits, [candidate], Tuning(), 0, None)
+    given = samples.X, samples.table, samples.classes
+    scoring._run_group(*given, tasks, Tuning(), None)
+    assert not alignfold._FITTED
+
+
+def test_steps_of_another_kind_do_not_share_a_common_space(monkeypatch):
+    class Other(CommonSpace):
+        pass
+
+    samples, candidate = _film_aligned()
+    other = _routed(Other(map="orthogonal"))
+    steps = [(name, other if name == "align" else each) for name, each in candidate.pipeline.steps]
+    other = dataclasses.replace(candidate, name="other", pipeline=Pipeline(steps))
+    fits = _count_fits(monkeypatch)
+    score(samples, leave_one_subject_out(samples.table)[:1], [candidate, other], progress=False)
+    assert len(fits) == 2

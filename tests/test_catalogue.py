@@ -21,7 +21,8 @@ QUICK = {
     "conv1d": {"n_members": 2, "max_epochs": 40, "noise": 0.5, "n_filters": 4},
     "hanson_mlp": {"learning_rate": 0.01},
 }
-OF_ANY_WIDTH = [kind for kind in KINDS if kind != "s2_conv1d"]  # it needs 55 features: test_net
+VOLUMES = [kind for kind in KINDS if KINDS[kind].reads_volumes]  # no selection: test_volumenet
+OF_ANY_WIDTH = [kind for kind in KINDS if kind not in ("s2_conv1d", *VOLUMES)]  # 55 features
 
 
 def _data(seed=0, *, n=90, p=200, effect=1.0, n_classes=3):

@@ -70,7 +70,8 @@ def evaluated(tmp_path_factory) -> Path:
 
 def test_all_commands_are_there():
     assert [
-        *("align", "audit", "compare", "demo", "evaluate", "fetch", "label", "report", "simulate"),
+        *("align", "audit", "compare", "demo", "evaluate", "export", "fetch", "label", "models"),
+        *("predict", "report", "simulate", "train"),
     ] == COMMANDS
 
 

@@ -326,6 +326,24 @@ def test_errors_say_what_is_wrong(options, change, named):
         CommonSpace(**options).fit(X, y, subjects=subjects)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "template"}, {"method": "srm"}, {"map": "ridge"}]
+)
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "not finite"), (2.0, "no voxel varies")])
+def test_errors_about_data_name_the_subject(options, value, words):
+    X, y, subjects = _study(n=12, m=8)
+    step = CommonSpace(**options).fit(X, y, subjects=subjects)
+    X[subjects == "03"] = value
+    with pytest.raises(InputError, match=f"alignment: sub-03: .*{words}"):
+        CommonSpace(**options).fit(X, y, subjects=subjects)
+    with pytest.raises(InputError, match=f"alignment: sub-09: .*{words}"):
+        step.adapt(X[subjects == "03"], y[:12], "09")
+    if options.get("method") != "srm":
+        pieces = CommonSpace(pieces=np.repeat([1, 2], 4), **options)
+        with pytest.raises(InputError, match=r"piece 1 .*: alignment: sub-03"):
+            pieces.fit(X, y, subjects=subjects)
+
+
 def test_too_little_to_adapt_on():
     X, y, subjects = _study(n=12, m=8)
     step = CommonSpace().fit(X, y, subjects=subjects)

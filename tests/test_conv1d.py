@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from emodecode.candidates import MONAI
 from emodecode.candidates import NETWORKS as NAMED
 from emodecode.errors import InputError
 from emodecode.models.conv1d import (
@@ -19,7 +20,7 @@ from emodecode.models.conv1d import (
     S2Conv1d,
     compose,
 )
-from emodecode.models.networks import NETWORK_KINDS
+from emodecode.models.networks import NETWORK_KINDS, VOLUME_KINDS
 
 
 def _count(module):
@@ -198,7 +199,9 @@ def test_noise_and_dropout_are_for_training_only():
 
 
 def test_names_of_the_networks_agree():
-    assert set(NETWORKS) == set(NETWORK_KINDS) == set(NAMED)
+    assert set(NETWORKS) == set(NETWORK_KINDS)
+    assert set(NETWORK_KINDS) | set(VOLUME_KINDS) == set(NAMED)
+    assert set(MONAI) <= set(VOLUME_KINDS)
 
 
 def test_catalogue_does_not_import_torch():

@@ -84,7 +84,8 @@ def make_pipeline(model, *, n_features: int = 12) -> tuple[Pipeline, np.ndarray]
 
 def test_times_are_those_of_the_clock(clock):
     pipeline, X = make_pipeline(Slow(clock))
-    one, many = measure_latency(pipeline, X, SUBJECTS, n_repeats=20, warmup=4, name="slow")
+    one, batch, many = measure_latency(pipeline, X, SUBJECTS, n_repeats=20, warmup=4, name="slow")
+    assert (batch["batch"], batch["p50_ms"]) == (32, pytest.approx(1.032))
     assert set(one) == set(many) == KEYS
     assert (one["model"], one["n_features"], one["threads"], one["device"]) == (
         *("slow", 12, 1, "cpu"),

@@ -15,9 +15,10 @@ from sklearn.metrics import roc_auc_score
 
 from emodecode.errors import InputError
 from emodecode.evaluate.foldfit import fit_fold
-from emodecode.models import training
+from emodecode.models import training, watch
 from emodecode.models.catalogue import make_grid, make_model, make_pipeline_for
 from emodecode.models.linear import LinearByGram
+from emodecode.models.members import divide
 from emodecode.models.net import NetClassifier
 from emodecode.models.networks import NETWORK_KINDS
 from emodecode.simulate.samples import simulate_samples
@@ -152,7 +153,7 @@ def test_whole_subjects_are_held_out(monkeypatch, n_members):
         seen.append((given[0][:, 5].astype(int), validation[0][:, 5].astype(int)))
         return training.train(make, given, validation, **options)
 
-    monkeypatch.setattr("emodecode.models.net.train", spy)
+    monkeypatch.setattr("emodecode.models.members.train", spy)
     net = NetClassifier(n_members=n_members, **QUICK | {"max_epochs": 1})
     net.fit(X, y, subjects=subjects)
     for (trained, judged), names in zip(seen, net.validation_subjects_, strict=True):
@@ -167,12 +168,12 @@ def test_whole_subjects_are_held_out(monkeypatch, n_members):
 @pytest.mark.parametrize("subjects", [None, np.repeat("01", 120), np.repeat(["01", "02"], 60)])
 def test_without_three_subjects_contiguous_rows_are_held_out(subjects):
     y = _data()[1]
-    net = NetClassifier(n_members=2, validation_share=0.25)
-    net.classes_, codes = np.unique(y, return_inverse=True)
-    for member, expected in enumerate((range(90, 120), range(60, 90))):
-        held_out, names = net._hold_out(codes, subjects, member)
-        assert np.flatnonzero(held_out).tolist() == list(expected)
-        assert names == []
+    codes = np.unique(y, return_inverse=True)[1]
+    found = divide(codes, subjects, n_members=2, share=0.25, seed=0)
+    for division, expected in zip(found, (range(90, 120), range(60, 90)), strict=True):
+        assert np.flatnonzero(division.judged).tolist() == list(expected)
+        assert np.array_equal(division.trained, ~division.judged)
+        assert division.names == []
 
 
 def test_no_class_is_lost_to_the_validation():
@@ -183,9 +184,10 @@ def test_no_class_is_lost_to_the_validation():
     assert ["03"] not in net.validation_subjects_
     y[:-2], y[-2:] = "anger", "fear"
     net = NetClassifier(**QUICK | {"max_epochs": 1}).fit(X, y)
-    held_out, _ = net._hold_out((y == "fear").astype(int), None, 0)
-    assert held_out.any()
-    assert not held_out[-2:].any()
+    codes = (y == "fear").astype(int)
+    (division,) = divide(codes, None, n_members=1, share=0.2, seed=0)
+    assert division.judged.any()
+    assert not division.judged[-2:].any()
 
 
 def test_given_validation_replaces_the_inner_one():
@@ -264,7 +266,7 @@ def test_interrupt_is_passed_on(monkeypatch):
     def interrupt(self, net, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Watch, "on_epoch_begin", interrupt)
+    monkeypatch.setattr(watch.Watch, "on_epoch_begin", interrupt)
     X, y, subjects = _data()
     with pytest.raises(KeyboardInterrupt):
         NetClassifier(**QUICK).fit(X, y, subjects=subjects)
@@ -279,7 +281,7 @@ def test_divergence_is_named():
     assert "1e+10" in caught.value.found
     assert "Lower learning_rate" in caught.value.remedy
     X[3, 3] = np.nan
-    with pytest.raises(InputError, match="epoch 1"):
+    with pytest.raises(InputError, match="features: values that are not finite in 1 of"):
         NetClassifier(**QUICK).fit(X, y, subjects=subjects)
 
 
@@ -293,7 +295,7 @@ def test_class_weights_balance_what_is_rare():
         net = NetClassifier(class_weight=how, max_epochs=30, noise=0.5, learning_rate=5e-3)
         shares[how] = (net.fit(X, y).predict(X) == "rare").mean()
     assert shares[None] < 0.1 < 0.2 < shares["balanced"]
-    weights = training._class_weights(np.repeat([0, 1], [10, 30]), 2, "balanced")
+    weights = training.class_weights(np.repeat([0, 1], [10, 30]), 2, "balanced")
     np.testing.assert_allclose(weights, [2.0, 2 / 3], rtol=1e-6)
 
 

@@ -7,6 +7,8 @@ import torch
 from emodecode.models import training
 from emodecode.models.conv1d import NETWORKS, HansonMlp
 from emodecode.models.net import NetClassifier
+from emodecode.models.stepping import penalised
+from emodecode.models.watch import Watch
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def test_penalties_are_gradients_of_the_logged_penalty():
     ],
 )
 def test_penalised_weights(network, names):
-    found = {name.split(".")[0] for name, _ in training.penalised(NETWORKS[network](60, 3))}
+    found = {name.split(".")[0] for name, _ in penalised(NETWORKS[network](60, 3))}
     assert found == names
 
 
@@ -103,9 +105,9 @@ def test_weight_decay_is_on_the_dense_layers_alone():
 
 def test_weight_decay_of_ours_spares_the_filters():
     X, y = _data(120)
-    watch = training._Watch(NetClassifier(weight_decay=0.1)._recipe(0), "")
+    watch = Watch(NetClassifier(weight_decay=0.1)._recipe(0), "")
     codes = np.unique(y, return_inverse=True)[1]
-    made = training._make_net(NETWORKS["conv1d"](12, 3), (X, codes), None, watch.recipe, 3, watch)
+    made = training.make_net(NETWORKS["conv1d"](12, 3), (X, codes), None, watch.recipe, 3, watch)
     made.initialize()
     names = {id(part): name for name, part in made.module_.named_parameters()}
     found = {

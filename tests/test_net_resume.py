@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from emodecode.models import training
+from emodecode.models import watch
 from emodecode.models.conv1d import PairConv1d
 from emodecode.models.net import NetClassifier
 
@@ -51,14 +51,14 @@ class _StoppedError(Exception):
 
 
 def _stop_at(monkeypatch, epoch):
-    real = training._Watch.on_epoch_begin
+    real = watch.Watch.on_epoch_begin
 
     def stop(self, net, **kwargs):
         if self.epoch == epoch:
             raise _StoppedError
         real(self, net, **kwargs)
 
-    monkeypatch.setattr(training._Watch, "on_epoch_begin", stop)
+    monkeypatch.setattr(watch.Watch, "on_epoch_begin", stop)
 
 
 @pytest.mark.parametrize("network", ["conv1d", "hanson_mlp"])
@@ -73,9 +73,9 @@ def test_stopped_training_goes_on_to_the_same_bits(monkeypatch, tmp_path, networ
     (left,) = tmp_path.iterdir()
     assert len(torch.load(left, weights_only=True)["history"]) == 6
     begun = []
-    real = training._Watch.on_epoch_begin
+    real = watch.Watch.on_epoch_begin
     monkeypatch.setattr(
-        training._Watch,
+        watch.Watch,
         "on_epoch_begin",
         lambda self, net, **kwargs: begun.append(self.epoch) or real(self, net, **kwargs),
     )
@@ -88,7 +88,7 @@ def test_stopped_training_goes_on_to_the_same_bits(monkeypatch, tmp_path, networ
 
 
 @pytest.mark.parametrize(
-    "change", ["data", "noise", "learning_rate", "truncated", "garbage", "empty"]
+    "change", ["data", "noise", "learning_rate", "renamed", "truncated", "garbage", "empty"]
 )
 def test_foreign_checkpoints_are_not_taken_up(monkeypatch, tmp_path, change):
     X, y, subjects = _data()
@@ -104,9 +104,13 @@ def test_foreign_checkpoints_are_not_taken_up(monkeypatch, tmp_path, change):
     state = left.read_bytes()
     spoilt = {"truncated": state[: len(state) // 2], "garbage": b"no checkpoint", "empty": b""}
     left.write_bytes(spoilt.get(change, state))
+    if change == "renamed":  # of another training, under the name of this one
+        other = torch.load(left, weights_only=True) | {"fingerprint": "other"}
+        torch.save(other | {"random": torch.get_rng_state()}, left)
     found = _checkpointed(tmp_path / "state", **more).fit(X, y, subjects=subjects)
     whole = _checkpointed(None, **more).fit(X, y, subjects=subjects)
     _assert_same(found, whole)
+    assert found.history_ == whole.history_
 
 
 def test_interrupted_training_keeps_its_checkpoint(monkeypatch, tmp_path):
@@ -139,20 +143,20 @@ CODE = """
 import os, signal, sys
 import numpy as np
 import torch
-from emodecode.models import training
+from emodecode.models import watch
 from emodecode.models.conv1d import PairConv1d
 from emodecode.models.net import NetClassifier
 
 torch.set_num_threads(1)
 if sys.argv[1] == "kill":
-    real = training._Watch.on_batch_end
+    real = watch.Watch.on_batch_end
 
     def end(self, net, **kwargs):
         if self.epoch == 7:
             os.kill(os.getpid(), signal.SIGKILL)
         real(self, net, **kwargs)
 
-    training._Watch.on_batch_end = end
+    watch.Watch.on_batch_end = end
 data = np.load("data.npz")
 net = NetClassifier(checkpoint="state", checkpoint_epochs=2, max_epochs=10, batch_size=16)
 net.fit(data["X"], data["y"], subjects=data["subjects"])

@@ -50,37 +50,60 @@ def test_alignment_helps_and_products_help_more():
     assert found["rbf_svm ridge"] > found["lda ridge"] + 0.02
 
 
+CLASSICAL = ("lda ridge", "rbf_svm ridge", "mlp ridge")
+
+
+def _means(seeds):
+    names = seeds[0]
+    return {name: float(np.mean([found[name] for found in seeds])) for name in names}
+
+
 @pytest.mark.slow
-def test_mixed_code_over_seeds_and_our_network_against_the_best_classical_decoder():
-    classical = ["lda ridge", "rbf_svm ridge", "mlp ridge"]
-    kinds = ["lda", "lda orthogonal", *classical, "conv1d ridge"]
-    seeds = [_scores(kinds, code="mixed", seed=seed) for seed in range(3)]
-    mean = {name: float(np.mean([found[name] for found, _, _ in seeds])) for name in kinds}
+def test_mixed_code_over_seeds():
+    kinds = ["lda", "lda orthogonal", "rbf_svm orthogonal", *CLASSICAL]
+    mean = _means([_scores(kinds, code="mixed", seed=seed)[0] for seed in range(3)])
     assert mean["lda"] == pytest.approx(0.57, abs=0.06), mean
-    assert mean["lda orthogonal"] > mean["lda"], mean
-    assert mean["lda ridge"] >= 0.64, mean
+    for aligned in ("lda orthogonal", "lda ridge"):
+        assert mean[aligned] > mean["lda"], mean
+        assert mean[aligned] == pytest.approx(0.64, abs=0.03), mean
+    assert mean["rbf_svm orthogonal"] >= 0.70, mean
     assert mean["rbf_svm ridge"] >= 0.72, mean
-    best = max(classical, key=mean.__getitem__)
-    assert mean["conv1d ridge"] >= mean[best], mean
-    for _, results, splits in seeds:
-        pair = {
-            name: results.predictions[results.predictions["model"] == name]
-            for name in ("conv1d ridge", best)
-        }
-        (found,) = compare(
-            pair,
-            splits,
-            classes=results.classes,
-            verdicts=dict.fromkeys(pair, "clean"),
-            metric="macro_auc",
-        )
-        assert found["a"] == "conv1d ridge", found["sentence"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_our_network_is_at_least_as_good_as_the_best_classical_decoder(seed):
+    """Paired over the tested subjects; a minute and a half each on one core."""
+    found, results, splits = _scores([*CLASSICAL, "conv1d ridge"], code="mixed", seed=seed)
+    best = max(CLASSICAL, key=found.__getitem__)
+    pair = {
+        name: results.predictions[results.predictions["model"] == name]
+        for name in ("conv1d ridge", best)
+    }
+    (paired,) = compare(
+        pair,
+        splits,
+        classes=results.classes,
+        verdicts=dict.fromkeys(pair, "clean"),
+        metric="macro_auc",
+    )
+    print(paired["sentence"])
+    assert paired["a"] == "conv1d ridge", paired["sentence"]
+    assert paired["difference"] >= 0
+    assert paired["n_subjects"] == 12
+    assert found["conv1d ridge"] >= found[best], found
 
 
 @pytest.mark.slow
 def test_a_code_of_interactions_alone_leaves_linear_decoders_at_chance():
-    values = [
-        _scores(["lda ridge", "conv1d ridge"], code="interaction", seed=seed)[0] for seed in (0, 1)
-    ]
-    assert np.mean([each["lda ridge"] for each in values]) == pytest.approx(0.5, abs=0.03)
-    assert np.mean([each["conv1d ridge"] for each in values]) > 0.65
+    kinds = ["lda", "lda orthogonal", "lda ridge"]
+    mean = _means([_scores(kinds, code="interaction", seed=seed)[0] for seed in range(6)])
+    for name in kinds:
+        assert mean[name] == pytest.approx(0.5, abs=0.03), mean
+
+
+@pytest.mark.slow
+def test_our_network_reads_a_code_of_interactions_alone():
+    kinds = ["lda ridge", "conv1d ridge"]
+    found, _, _ = _scores(kinds, code="interaction", seed=0, n_subjects=8)
+    assert found["conv1d ridge"] > max(0.65, found["lda ridge"] + 0.1), found

@@ -345,8 +345,8 @@ def test_speed_is_shown_only_where_it_was_measured(small):
     write_latency(small, ["lda", "logistic"])
     part = section(small, "speed")
     rows = [cells(row) for row in re.findall(r'<tr><th scope="row">.*?</tr>', part, flags=re.S)]
-    one = ["300", "1", ".410", ".492", ".615", ".410", "200"]
-    many = ["300", "600", "4.25", "5.10", "6.38", ".00708", "200"]
+    one = ["300", "1", ".410", ".492", ".615", ".410", "2\u202f439", "200"]
+    many = ["300", "600", "4.25", "5.10", "6.38", ".00708", "141\u202f176", "200"]
     assert rows == [one, many] * 2
     names = re.findall(r'<tr><th scope="row"><span.*?</span>(.*?)</th>', part)
     assert names == ["logistic", "logistic", "lda", "lda"]
@@ -361,6 +361,11 @@ def test_s2_speed_stands_beside_its_network_only(small):
     part = section(small, "speed")
     assert "S2 reports 1.29 ms a vector" in part
     assert re.search(r"as S2 reports</th>.*<b>1\.29</b>", part)
+    assert "1.38" not in part
+    give_kind(small, "lda", "resnet3d")
+    part = section(small, "speed")
+    assert "S2 reports 1.38 ms a volume" in part
+    assert "1.29" not in part
 
 
 def test_broken_latency_is_refused(small):

@@ -330,3 +330,16 @@ def test_most_chosen_parameters_are_those_of_most_folds():
     most = results.most_chosen("logistic")["model__C"]
     assert chosen.count(most) >= len(chosen) / 2
     assert results.most_chosen("a") == {}
+
+
+def test_what_is_done_of_a_group_stays_when_its_next_decoder_fails(tmp_path):
+    """Aligned decoders of a fold are one job; a process keeps each as soon as it is done."""
+    samples = make_samples()
+    splits = leave_one_subject_out(samples.table)[:1]
+    bad = Candidate("bad", logistic(C=-1.0))
+    candidates = [Candidate("good", logistic()), bad]
+    tasks = score_module._tasks(samples, splits, candidates, Tuning(), 0, tmp_path)
+    given = samples.X, samples.table, samples.classes
+    with pytest.raises(ValueError, match="'C'"):
+        score_module._run_group(*given, tasks, Tuning(), tmp_path)
+    assert [path.stem for path in tmp_path.glob("*.npz")] == [tasks[0].key]

@@ -1,6 +1,7 @@
 """The study file: every choice typed, unknown keys refused with the nearest name."""
 
 import pytest
+import tomli_w
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.study import load_study, make_study, published_form, write_study
@@ -132,3 +133,36 @@ def test_an_unknown_key_of_the_published_form_names_the_nearest():
     )
     with pytest.raises(InputError, match="as_published"):
         published_form(study)
+
+
+ALIGNED = {"name": "s", "data": {"path": "bids"}, "align": {"task": "film"}}
+
+
+@pytest.mark.parametrize("protocol", ["none", "transductive", "calibration_blocks", "connectivity"])
+def test_a_protocol_that_knows_no_other_task_drops_it_when_it_is_set(protocol, tmp_path):
+    changes = {"align.protocol": protocol}
+    if protocol == "connectivity":
+        changes["align.targets"] = "parcels.nii.gz"
+    expected = "film" if protocol == "connectivity" else None
+    (tmp_path / "s.toml").write_text(tomli_w.dumps(ALIGNED))
+    study = load_study(tmp_path / "s.toml", overrides=changes)
+    assert (study.align.protocol, study.align.task) == (protocol, expected)
+    published = published_form(make_study(ALIGNED | {"as_published": changes}))
+    assert (published.align.protocol, published.align.task) == (protocol, expected)
+    if expected is None and protocol != "none":
+        with pytest.raises(InputError, match="uses no other task"):
+            load_study(tmp_path / "s.toml", overrides=changes | {"align.task": "film"})
+
+
+def test_no_alignment_ignores_its_task():
+    study = make_study(ALIGNED | {"align": {"task": "film", "protocol": "none"}})
+    assert study.align.protocol == "none"
+
+
+@pytest.mark.parametrize("name", ["ldaa", "dummy", "plain"])
+def test_references_stand_beside_aligned_models_only(name):
+    models = ["dummy", "lda", {"name": "plain", "kind": "lda", "align": False}]
+    good = ALIGNED | {"models": models, "align": {"task": "film", "beside": ["lda"]}}
+    assert make_study(good).align.beside == ["lda"]
+    with pytest.raises(InputError, match=rf"align.beside: '{name}' is no aligned model \(lda\)"):
+        make_study(good | {"align": {"task": "film", "beside": ["lda", name]}})

@@ -20,6 +20,7 @@ from emodecode.evaluate.foldscores import write_fold_tables
 from emodecode.evaluate.matching import Alikeness
 from emodecode.evaluate.results import Results
 from emodecode.evaluate.score import Candidate, fingerprint_samples, fit_fold
+from emodecode.evaluate.seeds import spread_over_seeds
 from emodecode.explain import linear_maps, peaks
 from emodecode.label.labelled import Labelled
 from emodecode.models.catalogue import KINDS
@@ -30,6 +31,7 @@ from emodecode.study import Study, write_study
 
 LIBRARIES = (
     *("numpy", "scipy", "pandas", "nibabel", "nilearn", "scikit-learn", "joblib", "xgboost-cpu"),
+    *("torch", "skorch", "monai"),
 )
 
 COLUMNS = {
@@ -82,6 +84,9 @@ def write_results(
     training, latency = results.training(), results.latency()
     if len(training):
         write_table(training, folder / "training.tsv")
+    if len(seeds := results.seeds()):
+        write_table(seeds, folder / "seeds.tsv")
+        write_table(spread_over_seeds(seeds), folder / "seeds-spread.tsv")
     if latency:
         write_json(latency, folder / "latency.json")
     write_json(proof.scores, folder / "scores.json")

@@ -12,6 +12,7 @@ import numpy as np
 
 import emodecode
 from emodecode.candidates import (
+    MONAI,
     NETWORKS,
     check_model,
     make_tuning,
@@ -25,7 +26,7 @@ from emodecode.output import write_json
 from emodecode.run import Run
 from emodecode.samples import Samples
 from emodecode.study import Study
-from emodecode.timelock import protocol_of, refuse_unsupported
+from emodecode.timelock import protocol_of, refuse_unalignable, refuse_unsupported
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,8 @@ def refuse_at_once(study: Study) -> None:
         require_installed("trees", "xgboost")
     if any(model.kind in NETWORKS for model in study.models):
         require_installed("torch", "torch", "skorch")
+    if any(model.kind in MONAI for model in study.models):
+        require_installed("torch", "monai")
     has_voxels = study.data.source != "table"
     if study.data.source == "design":
         raise InputError(
@@ -271,11 +274,11 @@ def gather(study: Study, *, work: Path, progress: bool = True) -> Gathered:
     """
     if study.data.source == "table":
         gathered = _gather_table(study)
-        refuse_hopeless_folds(study, gathered.samples.table)
+        refuse_hopeless_folds(study, gathered.samples.table, [])
         return gathered
     runs, notes = read_runs(study)
     labelled = label_runs(study, runs)
-    refuse_hopeless_folds(study, labelled.table)
+    refuse_hopeless_folds(study, labelled.table, runs)
     samples, more = _extract(study, runs, labelled.table, work, progress)
     return Gathered(
         _features(study, samples),
@@ -452,7 +455,7 @@ def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], di
     return splits, {"name": name, "sentence": sentence, "n_folds": len(splits)}
 
 
-def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
+def refuse_hopeless_folds(study: Study, table: "pd.DataFrame", runs: list[Run]) -> None:
     """Make and audit the folds from the labels alone, before any image is read."""
     from emodecode.evaluate.audit import audit_split, enforce
     from emodecode.evaluate.score import check_inner_folds
@@ -462,7 +465,8 @@ def refuse_hopeless_folds(study: Study, table: "pd.DataFrame") -> None:
     found = audit_split(table, splits)
     enforce(found, allow_leakage=study.evaluate.allow_leakage)
     tuning = make_tuning(study)
-    for model in study.models:
-        if check_model(study, model):
-            with naming_model(model):
-                check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)
+    tuned = [model for model in study.models if check_model(study, model)]
+    for model in tuned:
+        with naming_model(model):
+            check_inner_folds(table, splits, name=model.name, tuning=tuning, seed=study.seed)
+    refuse_unalignable(study, table, runs, splits, tuned)

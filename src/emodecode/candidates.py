@@ -9,6 +9,7 @@ from emodecode.errors import DataMissingError, InputError
 from emodecode.study import Model, Study
 
 if TYPE_CHECKING:
+    import numpy as np
     from sklearn.base import BaseEstimator
     from sklearn.pipeline import Pipeline
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 BEFORE_FOLDS = ("select", "align")
 """Steps that ``features.fit_on = "all"`` fits on all samples before the folds, as S2 did."""
 
-NETWORKS = ("conv1d", "s2_conv1d", "hanson_mlp")
+MONAI = ("resnet3d", "s2_resnet3d", "efficientnet3d")
+"""Kinds of decoder that MONAI builds."""
+NETWORKS = ("conv1d", "s2_conv1d", "hanson_mlp", "small3d", "separable3d", *MONAI)
 """Kinds of decoder that need torch (`emodecode.models.networks`)."""
 
 
@@ -60,6 +63,7 @@ def make_candidates(
             study,
             model,
             columns=match_columns(model.name, model.columns, samples.features or ()),
+            mask=mask_of(samples),
             align=step if is_aligned_model(study, model) else None,
             alignment=alignment if is_aligned_model(study, model) else None,
         )
@@ -90,6 +94,7 @@ def make_candidate(
     model: Model,
     *,
     columns: Sequence[int] | None = None,
+    mask: "np.ndarray | None" = None,
     align: "BaseEstimator | None" = None,
     alignment: "Alignment | None" = None,
 ) -> "Candidate":
@@ -100,6 +105,8 @@ def make_candidate(
     study, model
     columns : sequence of int, optional
         Named columns of a table.
+    mask : ndarray of bool, shape (x, y, z), optional
+        For networks that read volumes.
     align : estimator, optional
         The step that takes subjects into the common space; `alignment` is what it is fitted on.
 
@@ -112,6 +119,7 @@ def make_candidate(
     from emodecode.models.catalogue import make_grid, make_pipeline_for
 
     with naming_model(model):
+        _refuse_no_volumes(study, model)
         pipeline = make_pipeline_for(
             model.kind,
             params=model.params,
@@ -119,6 +127,7 @@ def make_candidate(
             select_by=_select_by(study),
             scale=study.features.scale,
             columns=columns,
+            mask=mask,
             seed=study.seed,
         )
         tuned = model.tune or bool(model.grid)
@@ -126,7 +135,7 @@ def make_candidate(
     if study.features.select_by == "own" and "select" in pipeline.named_steps:
         pipeline = _with_own_voxels(pipeline)
     if align is not None:
-        pipeline = _with_alignment(pipeline, align, whole=align.pieces is not None)
+        pipeline = _with_alignment(pipeline, align, in_pieces=align.pieces is not None)
     on_all = [name for name in BEFORE_FOLDS if name in pipeline.named_steps]
     return Candidate(
         model.name,
@@ -137,6 +146,39 @@ def make_candidate(
         alignment=alignment,
         choose_epoch_on_test=study.evaluate.choose_epoch_on == "test" and model.kind in NETWORKS,
     )
+
+
+def mask_of(samples: "Samples") -> "np.ndarray | None":
+    """Return the mask whose voxels the columns of samples are; None where they are no voxels."""
+    import numpy as np
+
+    if samples.mask is None or samples.features is not None:
+        return None
+    return np.asanyarray(samples.mask.dataobj) != 0
+
+
+def _refuse_no_volumes(study: Study, model: Model) -> None:
+    """Refuse a 3-D network where the samples that it would get are no whole volumes."""
+    from emodecode.models.catalogue import kind_of
+
+    if not kind_of(model.kind).reads_volumes:
+        return
+    reasons = {
+        "a table of features": study.data.source == "table",
+        "parcels (features.parcels)": study.features.parcels is not None,
+        "some voxels (n_voxels)": model.n_voxels is not None,
+        "some columns (columns)": model.columns is not None,
+        "voxels of a common space (align)": is_aligned_model(study, model),
+    }
+    for found in (name for name, holds in reasons.items() if holds):
+        raise InputError(
+            f"model {model.kind}",
+            found=found,
+            expected="all voxels of a mask: it reads whole volumes",
+            remedy="Say align = false for this model."
+            if "align" in found
+            else "Leave that out for this model, or decode with another kind.",
+        )
 
 
 def _select_by(study: Study) -> str:
@@ -231,11 +273,11 @@ def _pieces(study: Study, samples: "Samples"):
     return searchlights(coordinates, radius_mm=rules.searchlight_mm)
 
 
-def _with_alignment(pipeline: "Pipeline", align: "BaseEstimator", *, whole: bool) -> "Pipeline":
-    """Put the alignment behind the selection; in front of it where whole brains are aligned."""
+def _with_alignment(pipeline: "Pipeline", align: "BaseEstimator", *, in_pieces: bool) -> "Pipeline":
+    """Put the alignment behind the selection; in front of it where pieces of brains are aligned."""
     from sklearn.pipeline import Pipeline
 
-    before = ("columns",) if whole else ("columns", "select")
+    before = ("columns",) if in_pieces else ("columns", "select")
     place = sum(name in before for name, _ in pipeline.steps)
     return Pipeline([*pipeline.steps[:place], ("align", align), *pipeline.steps[place:]])
 

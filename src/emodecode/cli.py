@@ -1,8 +1,11 @@
 """The command line: read arguments, call the workflow, print."""
 
+import contextlib
 import json
+import os
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +13,13 @@ from cyclopts import App, CycloptsError, Parameter
 
 from emodecode import __version__
 from emodecode.errors import EmodecodeError, InputError
+from emodecode.printing import (
+    print_alikeness,
+    print_audit,
+    print_decoder,
+    print_evaluation,
+    print_kinds,
+)
 
 app = App(
     name="emodecode",
@@ -32,7 +42,7 @@ def demo(*, out: Out = Path("demo-out"), overwrite: Overwrite = False, quiet: Qu
     """Simulate 12 subjects, label, evaluate three decoders and write the report."""
     from emodecode.workflow import run_demo
 
-    _print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
+    print_evaluation(run_demo(out, overwrite=overwrite, progress=not quiet))
 
 
 @app.command
@@ -63,20 +73,91 @@ def evaluate(
 ):
     """Evaluate the decoders of a study and write the report.
 
-    An interrupted evaluation goes on where it stopped when the same command is given again.
+    An interrupted evaluation goes on where it stopped when the same command is given again. Under
+    torchrun (--no-python emodecode ...) all processes train every network together.
     """
     from emodecode import workflow
 
-    evaluation = workflow.evaluate(
-        _load(study, settings),
-        out,
-        n_jobs=_processes(jobs),
-        scheduler=scheduler,
-        overwrite=overwrite,
-        progress=not quiet,
-        command=" ".join(["emodecode", *sys.argv[1:]]),
+    with _shared_training(out, jobs) as folder:
+        evaluation = workflow.evaluate(
+            _load(study, settings),
+            folder,
+            n_jobs=_processes(jobs),
+            scheduler=scheduler,
+            overwrite=overwrite,
+            progress=not quiet,
+            command=" ".join(["emodecode", *sys.argv[1:]]),
+        )
+        print_evaluation(evaluation)
+
+
+@app.command
+def train(
+    study: Path,
+    *,
+    out: Out,
+    model: Annotated[str | None, Parameter(help="Which of the study's models.")] = None,
+    results: Annotated[
+        Path | None, Parameter(help="Take the scores from results of this study.")
+    ] = None,
+    jobs: Annotated[int, Parameter(help="Processes on this machine.")] = 1,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+):
+    """Fit a decoder of a study on all samples; write it with its card and scores.
+
+    Without --results the model is evaluated first. An interrupted training goes on where it stopped
+    when the same command is given again.
+    """
+    from emodecode import workflow
+
+    with _shared_training(out, jobs) as folder:
+        decoder = workflow.train(
+            _load(study, settings),
+            folder,
+            model=model,
+            results=results,
+            n_jobs=_processes(jobs),
+            overwrite=overwrite,
+            progress=not quiet,
+        )
+        print_decoder(decoder.describe(), out)
+
+
+@app.command
+def predict(
+    decoder: Path,
+    image: Path,
+    *,
+    out: Annotated[Path | None, Parameter(name="--out", help="File for the table (TSV).")] = None,
+    subject: Annotated[str | None, Parameter(help="Whose run it is: for aligned decoders.")] = None,
+    tr_s: Annotated[
+        float | None, Parameter(help="Repetition time, if the header is wrong.")
+    ] = None,
+    confounds: Annotated[Path | None, Parameter(help="Confounds table of the run (TSV).")] = None,
+):
+    """Decode every volume of a run (NIfTI): a table of probabilities."""
+    from emodecode import workflow
+
+    table = workflow.predict(
+        decoder, image, out=out, subject=subject, tr_s=tr_s, confounds=confounds
     )
-    _print_evaluation(evaluation)
+    if out is None:
+        print(table.to_csv(sep="\t", index=False, lineterminator="\n"), end="")
+    else:
+        print(f"{len(table)} volumes, written to {out}")
+
+
+@app.command
+def export(
+    decoder: Path, *, onnx: Annotated[Path, Parameter(name="--onnx", help="File to write.")]
+):
+    """Export a network decoder as one ONNX graph, checked against the decoder."""
+    from emodecode import workflow
+
+    difference = workflow.export(decoder, onnx)
+    print(f"written to {onnx}; probabilities differ by {difference:.1e} at most")
 
 
 @app.command
@@ -92,7 +173,7 @@ def align(
     from emodecode import workflow
 
     found = workflow.align(_load(study, settings), out, overwrite=overwrite, progress=not quiet)
-    _print_alikeness(found)
+    print_alikeness(found)
     print(f"written to {out}")
 
 
@@ -128,7 +209,7 @@ def audit(
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        _print_audit(found)
+        print_audit(found)
     return 1 if found.verdict == "leak" else 0
 
 
@@ -163,7 +244,10 @@ def report(results: Path):
 def simulate(
     out: Path,
     *,
-    preset: Annotated[str | None, Parameter(help="s1 or s2: designs of the papers.")] = None,
+    preset: Annotated[str | None, Parameter(help="s1, s2 or s2b: designs of the papers.")] = None,
+    annotations: Annotated[
+        Path | None, Parameter(help="Folder of a film's real annotations: plant their emotions.")
+    ] = None,
     design: Annotated[str | None, Parameter(help="blocks or movie.")] = None,
     code: Annotated[str | None, Parameter(help="linear, interaction, mixed or null.")] = None,
     subjects: Annotated[int | None, Parameter(help="Number of subjects.")] = None,
@@ -183,7 +267,7 @@ def simulate(
     named = {"design": design, "code": code, "n_subjects": subjects, "n_runs": runs}
     choices = {key: value for key, value in named.items() if value is not None}
     choices |= _settings(settings)
-    for option in {"preset", "overwrite", "n_jobs", "progress"} & set(choices):
+    for option in {"preset", "annotations", "overwrite", "n_jobs", "progress"} & set(choices):
         raise InputError(
             f"--set {option}",
             found="no choice of the simulation",
@@ -193,12 +277,40 @@ def simulate(
     folder = workflow.simulate(
         out,
         preset=preset,
+        annotations=annotations,
         overwrite=overwrite,
         n_jobs=_processes(jobs),
         progress=not quiet,
         **({"seed": seed} | choices),
     )
     print(folder)
+
+
+@app.command
+def models(
+    kind: str | None = None,
+    *,
+    shape: Annotated[str, Parameter(help="Voxels of a volume, for 3-D networks.")] = "64,64,44",
+    classes: Annotated[int, Parameter(help="Number of classes.")] = 3,
+    features: Annotated[int, Parameter(help="Voxels of a vector, for 1-D networks.")] = 300,
+    window: Annotated[int | None, Parameter(help="3-D networks on windows of so many.")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
+):
+    """List the kinds of decoder, with the parameters and multiply-adds of networks.
+
+    With a KIND: its parameters and defaults as well.
+    """
+    from emodecode import workflow
+
+    sizes: dict[str, Any] = {"shape": _shape(shape)}
+    sizes["n_classes"] = _at_least("--classes", classes, 2)
+    sizes["n_features"] = _at_least("--features", features, 1)
+    sizes["window"] = None if window is None else _at_least("--window", window, 1)
+    found = workflow.models(kind, **sizes)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        print_kinds(found, detail=kind is not None, **sizes)
 
 
 @app.command
@@ -233,7 +345,7 @@ def main(tokens: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(
             "emodecode: interrupted; the same command goes on where it stopped "
-            "(evaluate, demo, fetch) or starts anew (the others)",
+            "(evaluate, demo, train, fetch) or starts anew (the others)",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -255,6 +367,26 @@ def _of_system(error: OSError) -> InputError:
     )
 
 
+@contextlib.contextmanager
+def _shared_training(out: Path, jobs: int) -> Iterator[Path]:
+    """Join the processes that torchrun started; give the folder that this one writes into."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield out
+        return
+    if jobs != 1:
+        raise InputError(
+            f"--jobs {jobs}",
+            found="several jobs in each of torchrun's processes",
+            expected="one: the processes train every network together",
+            remedy="Leave --jobs out, or torchrun.",
+        )
+    from emodecode.models.shared import folder_of_process, process_group
+    from emodecode.output import RESUME_FOLDER
+
+    with process_group(), folder_of_process(out, RESUME_FOLDER) as folder:
+        yield folder
+
+
 def _processes(jobs: int) -> int:
     if jobs >= 1 or jobs == -1:
         return jobs
@@ -263,6 +395,29 @@ def _processes(jobs: int) -> int:
         found="no process that could work",
         expected="1 or more, or -1 for as many as there are cores",
         remedy="Correct the number.",
+    )
+
+
+def _at_least(option: str, number: int, least: int) -> int:
+    if number >= least:
+        return number
+    raise InputError(
+        f"{option} {number}",
+        found="too small a number",
+        expected=f"{least} or more",
+        remedy="Correct the number.",
+    )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) == 3 and all(part.strip().isdecimal() and int(part) for part in parts):
+        return tuple(int(part) for part in parts)
+    raise InputError(
+        f"--shape {text}",
+        found="no three numbers of voxels",
+        expected="x,y,z, such as 64,64,44",
+        remedy="Write three whole numbers with commas between them.",
     )
 
 
@@ -292,137 +447,3 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _print_audit(found) -> None:
-    print(f"verdict: {found.verdict}")
-    for finding in found.findings:
-        print(f"\n[{finding.verdict}] {finding.rule} {finding.title}")
-        print(f"  found:  {finding.n_samples} test samples; worst: {finding.worst}")
-        print(f"  danger: {finding.danger}")
-        print(f"  remedy: {finding.remedy}")
-    _print_overlap(found.overlap)
-    if found.not_checked:
-        print("\nnot checked:")
-    for question in found.not_checked:
-        print(f"  {question}")
-
-
-_WHOSE = {"stimulus": "any subject", "subject": "own run where trained on"}
-"""Clock of the time-only decoder -> whose samples it looks at."""
-
-
-def _print_overlap(overlap: dict[str, Any]) -> None:
-    """What train and test share, as far as the table tells."""
-    rows = [
-        ("test samples whose moment of the stimulus is in training", "share_stimulus_in_training"),
-        ("other subjects in training with that moment, mean", "mean_other_subjects_in_training"),
-    ]
-    known = [(text, overlap.get(key)) for text, key in rows]
-    for seconds, share in (overlap.get("share_same_subject_within") or {}).items():
-        known.append((f"with a training volume of the same run within {seconds} s", share))
-    for clock, scores in (overlap.get("time_only") or {}).items():
-        for metric, value in (scores or {}).items():
-            text = f"nearest in time, {_WHOSE[clock]}, no brain data: {metric.replace('_', ' ')}"
-            known.append((text, value))
-    known = [(text, value) for text, value in known if value is not None]
-    if known:
-        print("\nwhat train and test share:")
-    for text, value in known:
-        print(f"  {text:<72}{value:>8.3f}")
-
-
-def _print_alikeness(found) -> None:
-    """Print how well segments are found again in other subjects, before and after alignment."""
-    for tested in dict.fromkeys(each.tested_on for each in found):
-        own = [each.row() for each in found if each.tested_on == tested]
-        first = own[0]
-        print(
-            f"\ntested on {tested}, fitted on {first['fitted_on'] or 'nothing'} "
-            f"({first['n_subjects']} subjects; chance of matching {first['chance']:.3f})\n"
-        )
-        print(f"{'method':<16}  segments matched [95 %]    inter-subject correlation [95 %]")
-        for row in own:
-            print(f"{row['method']:<16}  {_interval(row, 'matching'):<24}  {_interval(row, 'isc')}")
-
-
-def _interval(row: dict[str, Any], name: str) -> str:
-    low, high = _number(row[f"{name}_low"]), _number(row[f"{name}_high"])
-    return f"{_number(row[name])} [{low}, {high}]"
-
-
-def _print_evaluation(evaluation) -> None:
-    """Print scores, chance, audit and controls, of the published form first if there is one."""
-    if evaluation.published is not None:
-        print("\nAS PUBLISHED")
-        _print_scores(evaluation.published)
-        print("\nHONEST")
-    _print_scores(evaluation)
-    print(f"\nreport: {evaluation.folder / 'report.html'}")
-
-
-def _print_scores(evaluation) -> None:
-    scores, audit = evaluation.scores, evaluation.audit
-    mark = "" if audit.verdict != "leak" else "  LEAK: see audit"
-    width, approximate = max(len(name) for name in scores["models"]), False
-    print(f"\n{scores['split']['sentence']}")
-    print(f"audit: {audit.verdict}\n")
-    print(f"{'model':<{width}}  balanced accuracy [95 % over subjects]  chance      p  macro AUC")
-    for name, model in scores["models"].items():
-        accuracy, auc = model["balanced_accuracy"], model["macro_auc"]
-        interval = f"[{_number(accuracy['low'])}, {_number(accuracy['high'])}]"
-        fixed = (model.get("test") or {}).get("method") == "predictions"
-        about = "~" if fixed and model.get("kind") != "dummy" else " "
-        approximate = approximate or about == "~"
-        print(
-            f"{name:<{width}}  {_number(accuracy['value']):>17} {interval:<20}"
-            f"  {_number(accuracy['chance']):>6}  {_number(accuracy.get('p')):>5}{about}"
-            f" {_number(auc['value']):>9}{mark}"
-        )
-    if approximate:
-        print("~ approximate: predictions fixed, nothing refitted (evaluate.permutation)")
-    _print_alignment(scores.get("alignment"))
-    _print_controls(audit)
-    for each in scores.get("comparisons") or []:
-        print(each["sentence"])
-
-
-def _print_alignment(alignment: dict[str, Any] | None) -> None:
-    """Print what aligned scores have to be read against."""
-    if not alignment:
-        return
-    print(f"\naligned ({alignment['protocol']}): {alignment['fitted_on']}")
-    print(f"assumes: {alignment['assumes']}")
-    if not alignment["beside"]:
-        print("beside: nothing (align.beside = false)")
-        return
-    width = max(len(each["model"]) for each in alignment["beside"])
-    print(f"\n{'beside':<{width}}  {'':<17}  balanced accuracy          chance  macro AUC")
-    for each in alignment["beside"]:
-        accuracy, kind = each["balanced_accuracy"], each["kind"].replace("_", " ")
-        if each["why_not"]:
-            print(f"{each['model']:<{width}}  {kind:<17}  not scored: {each['why_not']}")
-            continue
-        interval = f"[{_number(accuracy['low'])}, {_number(accuracy['high'])}]"
-        print(
-            f"{each['model']:<{width}}  {kind:<17}  {_number(accuracy['value'])} {interval:<18}"
-            f"  {_number(accuracy['chance']):>6}  {_number(each['macro_auc']['value']):>9}"
-        )
-    for each in alignment["beside"]:
-        if each.get("gain"):
-            print(each["gain"]["sentence"])
-
-
-def _print_controls(audit) -> None:
-    if audit.controls_share is None:
-        print("\ncontrols: switched off (evaluate.controls = false)\n")
-        return
-    print(f"\ncontrols ({audit.controls_share:.1f} times the decoders' own time):")
-    for control in audit.controls:
-        passed = {True: "passed", False: "FAILED", None: "not asked"}[control["passed"]]
-        print(f"  {passed:<10}{control['sentence']}")
-    print()
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"

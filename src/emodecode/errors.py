@@ -46,7 +46,7 @@ class NotCalibratedError(EmodecodeError):
 
 
 class ContractError(EmodecodeError):
-    """Data whose shape, affine or TR differ from what a decoder was trained on."""
+    """Data of another shape, affine or TR than a decoder's, or a decoder that was changed."""
 
 
 class DataMissingError(EmodecodeError, FileNotFoundError):

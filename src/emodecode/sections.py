@@ -271,11 +271,15 @@ class Evaluate(Section):
         return value
 
 
+ALIGNS_ON_TASK = ("independent_run", "connectivity")
+"""Protocols whose maps may be fitted on the runs of another task."""
+
+
 class Align(Section):
     """One space for all subjects: how it is made, and which data a subject's map is fitted on.
 
     `protocol` says how a subject gets into the common space (see docs/alignment.md); `task` names
-    the BIDS task of separate, time-locked runs that only serve alignment.
+    the BIDS task of separate, time-locked runs that only serve alignment (``none`` ignores it).
     """
 
     protocol: Literal[
@@ -306,6 +310,6 @@ class Align(Section):
             raise ValueError("pieces or searchlight_mm, not both")
         if self.method == "srm" and (self.pieces is not None or self.searchlight_mm is not None):
             raise ValueError("hyperalignment or template: srm has no piecewise form")
-        if self.task is not None and self.protocol not in ("independent_run", "connectivity"):
+        if self.task is not None and self.protocol not in (*ALIGNS_ON_TASK, "none"):
             raise ValueError(f"independent_run or connectivity: {self.protocol} uses no other task")
         return self

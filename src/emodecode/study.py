@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.sections import (
+    ALIGNS_ON_TASK,
     Align,
     BidsData,
     Clean,
@@ -87,6 +88,17 @@ class Study(Section):
                 raise ValueError(f"models: the name {name!r} is given twice")
         return self
 
+    @model_validator(mode="after")
+    def _aligned_models_beside(self) -> "Study":
+        named = self.align.beside if self.align is not None else True
+        if isinstance(named, list):
+            aligned = [each.name for each in self.models if each.align and each.kind != "dummy"]
+            for name in named:
+                if name not in aligned:
+                    known = ", ".join(aligned) or "the study has none"
+                    raise ValueError(f"align.beside: {name!r} is no aligned model ({known})")
+        return self
+
 
 def load_study(path: str | os.PathLike, *, overrides: dict[str, Any] | None = None) -> Study:
     """Read and check a study file.
@@ -122,8 +134,7 @@ def load_study(path: str | os.PathLike, *, overrides: dict[str, Any] | None = No
             expected="a study in TOML",
             remedy="Correct that line.",
         ) from error
-    for key, value in (overrides or {}).items():
-        _set_dotted(values, key, value)
+    _override(values, overrides or {})
     return make_study(values, where=str(path), folder=path.parent)
 
 
@@ -141,8 +152,7 @@ def make_study(
 def published_form(study: Study) -> Study:
     """Return the study as it was published: `as_published` applied, leaks allowed."""
     values = _without_none(study.model_dump(mode="json", exclude={"as_published"}))
-    for key, value in (study.as_published | {"evaluate.allow_leakage": True}).items():
-        _set_dotted(values, key, value)
+    _override(values, study.as_published | {"evaluate.allow_leakage": True})
     return make_study(values, where=f"{study.name}: as_published")
 
 
@@ -152,6 +162,15 @@ def write_study(study: Study, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _override(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Set dotted keys; a protocol that knows no other task drops the one that was there."""
+    for key, value in changes.items():
+        _set_dotted(values, key, value)
+    protocol = changes.get("align.protocol", ALIGNS_ON_TASK[0])
+    if protocol not in ALIGNS_ON_TASK and "align.task" not in changes:
+        values["align"].pop("task", None)
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

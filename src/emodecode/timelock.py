@@ -1,8 +1,7 @@
 """Timelock: study -> alignment data, the volumes that a functional alignment is fitted on."""
 
 import hashlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,17 @@ from nibabel.spatialimages import SpatialImage
 from emodecode.errors import InputError, LeakageError
 from emodecode.run import Run
 from emodecode.samples import TABLE_COLUMNS, TEXT_COLUMNS, Samples
-from emodecode.study import Study
+from emodecode.study import Model, Study
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
     from emodecode.evaluate.alignment import Alignment
+    from emodecode.evaluate.splits import Split
+
+
+ON_SAMPLES = ("calibration_blocks", "transductive")
+"""Protocols whose maps are fitted on samples, not on all volumes of runs."""
 
 
 def is_aligned(study: Study) -> bool:
@@ -97,8 +101,11 @@ def read_alignment_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
 
     Raises
     ------
+    LeakageError
+        ``align.task`` is the task that is decoded: maps would be fitted on tested volumes.
     InputError
-        Events of that task that differ between subjects: it is not time-locked.
+        ``independent_run`` and a task that is not time-locked: another repetition time or other
+        events in some subject.
     """
     assert study.align is not None
     if study.align.task is None:
@@ -110,24 +117,53 @@ def read_alignment_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
     data |= {"task": study.align.task, "runs": None, "events_task": None, "subjects": subjects}
     data |= {"sessions": None, "exclude": {}}
     found, _ = read_bids(**data)
-    _refuse_other_events(found, study.align.task)
+    _refuse_decoded(found, runs)
+    if study.align.protocol == "independent_run":
+        _refuse_differing(found, _clock, "repetition time or first volume")
+        _refuse_differing(found, _events, "events")
     return [replace(run, run=f"{run.task}-{run.run}") for run in found]
 
 
-def _refuse_other_events(runs: Sequence[Run], task: str) -> None:
-    known: dict[tuple[str, str], tuple[str, list]] = {}
+def _refuse_decoded(found: Sequence[Run], runs: Sequence[Run]) -> None:
+    """Refuse a task whose runs are decoded: renamed, they would never count as tested."""
+    tasks = {run.task for run in runs}
+    sources = {run.source for run in runs} - {None}
+    for run in found:
+        if run.task in tasks or run.source in sources:
+            raise LeakageError(
+                "align.task",
+                found=f"{run.task!r}: {run.name} is of the task that is decoded",
+                expected="a task whose runs no fold tests. Maps that were fitted on tested volumes "
+                "of an order that subjects share decode pure noise",
+                remedy="Name another task, or leave align.task out: then the runs that a fold does "
+                "not test align it.",
+            )
+
+
+def _refuse_differing(runs: Sequence[Run], shown: Callable[[Run], Any], what: str) -> None:
+    """Refuse runs of the same name that are not the same in all subjects; None is not compared."""
+    known: dict[tuple[str, str], tuple[str, Any]] = {}
     for run in runs:
-        if run.events is None or run.events.empty:
+        own = shown(run)
+        if own is None:
             continue
-        events = run.events[["onset_s", "trial_type"]]
-        shown = list(zip(events["onset_s"].round(0), events["trial_type"], strict=True))
-        name, first = known.setdefault((run.session, run.run), (run.name, shown))
-        if shown != first:
+        name, first = known.setdefault((run.session, run.run), (run.name, own))
+        if own != first:
             raise _refused(
                 "independent_run",
-                f"the events of task {task} differ between {name} and {run.name}",
+                f"the {what} of task {run.task} differ between {name} and {run.name}",
                 "a task that showed the same to all subjects, or another protocol",
             )
+
+
+def _clock(run: Run) -> tuple[float, float]:
+    return round(run.tr_s, 3), round(float(run.onset_s[0]), 3)
+
+
+def _events(run: Run) -> list[tuple[float, str]] | None:
+    if run.events is None or run.events.empty:
+        return None
+    return list(zip(run.events["onset_s"].round(0), run.events["trial_type"], strict=True))
 
 
 def gather_alignment(
@@ -157,14 +193,12 @@ def gather_alignment(
     """
     if not is_aligned(study):
         return None
-    from emodecode.evaluate.alignment import alignment_of, alignment_of_samples
+    from emodecode.evaluate.alignment import alignment_of
 
     assert study.align is not None
-    protocol, gap_s = study.align.protocol, study.evaluate.gap_s
-    if protocol in ("calibration_blocks", "transductive"):
-        by_time = study.align.calibration_rows == "class_by_time"
-        by_time = by_time and bool(samples.table["onset_s"].notna().all())
-        return alignment_of_samples(samples, protocol=protocol, by_time=by_time, gap_s=gap_s)
+    protocol = study.align.protocol
+    if protocol in ON_SAMPLES:
+        return _of_samples(study, samples)
     assert samples.mask is not None
     own = read_alignment_runs(study, runs)
     volumes = extract_volumes(study, own, mask=samples.mask, work=work, progress=progress)
@@ -179,10 +213,77 @@ def gather_alignment(
         samples,
         _as_features(study, volumes),
         protocol=protocol,
-        gap_s=gap_s,
+        gap_s=study.evaluate.gap_s,
         courses=courses,
         parcels=names,
     )
+
+
+def _of_samples(study: Study, samples: Samples) -> "Alignment":
+    from emodecode.evaluate.alignment import alignment_of_samples
+
+    assert study.align is not None
+    by_time = study.align.calibration_rows == "class_by_time"
+    return alignment_of_samples(
+        samples,
+        protocol=study.align.protocol,
+        by_time=by_time and bool(samples.table["onset_s"].notna().all()),
+        calibration_run=study.align.calibration_run,
+        gap_s=study.evaluate.gap_s,
+    )
+
+
+def refuse_unalignable(
+    study: Study,
+    table: pd.DataFrame,
+    runs: Sequence[Run],
+    splits: "Sequence[Split]",
+    tuned: Sequence[Model],
+) -> None:
+    """Refuse folds, and inner folds of `tuned` decoders, that lack data to be aligned on.
+
+    Raises
+    ------
+    InputError
+        As `read_alignment_runs` and `emodecode.evaluate.alignable.check_alignment`.
+    LeakageError
+        As `read_alignment_runs`.
+    """
+    from emodecode.candidates import is_aligned_model, make_tuning, naming_model
+    from emodecode.evaluate.alignable import check_alignment, check_inner_alignment
+
+    if not any(is_aligned_model(study, model) for model in study.models):
+        return
+    planned = _plan_alignment(study, table, runs)
+    if study.features.fit_on == "all":
+        return  # fitted once, on all subjects
+    check_alignment(planned, table, splits)
+    how: dict[str, Any] = {"tuning": make_tuning(study), "seed": study.seed}
+    for model in tuned:
+        if is_aligned_model(study, model):
+            with naming_model(model):
+                check_inner_alignment(planned, table, splits, name=model.name, **how)
+
+
+def _plan_alignment(study: Study, table: pd.DataFrame, runs: Sequence[Run]) -> "Alignment":
+    """Return the alignment data without their values: from labels and lengths of runs alone."""
+    from emodecode.evaluate.alignment import alignment_of
+
+    assert study.align is not None
+    samples = _without_values(table)
+    if study.align.protocol in ON_SAMPLES:
+        return _of_samples(study, samples)
+    volumes = [_volumes(run) for run in read_alignment_runs(study, runs)]
+    return alignment_of(
+        samples,
+        _without_values(pd.concat(volumes, ignore_index=True)),
+        protocol=study.align.protocol,
+        gap_s=study.evaluate.gap_s,
+    )
+
+
+def _without_values(table: pd.DataFrame) -> Samples:
+    return Samples(X=np.empty((len(table), 0), dtype=np.float32), table=table)
 
 
 def extract_volumes(
@@ -208,7 +309,6 @@ def extract_volumes(
     folder = work / f"alignment-{digest.hexdigest()[:16]}"
     if folder.is_dir():
         return Samples.open(folder)
-    shutil.rmtree(folder, ignore_errors=True)
     return extract(
         runs,
         table,

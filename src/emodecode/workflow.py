@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from emodecode.errors import InputError
 from emodecode.output import RESUME_FOLDER, open_output, write_json
+from emodecode.sections import LABEL_PRESETS, STUDYFORREST_SEGMENTS_S
 from emodecode.study import Study, load_study, published_form, write_study
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from emodecode.assemble import Gathered
+    from emodecode.decoder import Decoder
     from emodecode.evaluate.audit import Audit
     from emodecode.evaluate.matching import Alikeness
     from emodecode.label.labelled import Labelled
     from emodecode.proof import Proof, Work
+    from emodecode.simulate.movie import AnnotatedFilm
 
 PUBLISHED_FOLDER = "as-published"
 """Where the published form of a study lies in its results folder."""
@@ -149,6 +154,36 @@ def label(study: Study, out: Path, *, overwrite: bool = False) -> "Labelled":
     return labelled
 
 
+def train(study: Study, out: Path, **choices: Any) -> "Decoder":
+    """Evaluate one model of a study, fit it on all samples, and write it with its card."""
+    from emodecode.train import train as fit_and_write
+
+    return fit_and_write(study, out, **choices)
+
+
+def predict(
+    decoder: Path, image: Path, *, out: Path | None = None, **choices: Any
+) -> "pd.DataFrame":
+    """Decode every volume of a run; with `out` the table is written there."""
+    from emodecode.decoder import Decoder
+    from emodecode.samples import write_table
+
+    table = Decoder.load(decoder).predict_run(image, **choices)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_table(table, out)
+    return table
+
+
+def export(decoder: Path, onnx: Path) -> float:
+    """Write a network decoder as an ONNX graph; return by how much it differs from the decoder."""
+    from emodecode.candidates import require_installed
+    from emodecode.decoder import Decoder
+
+    require_installed("onnx", "onnx", "onnxscript", "onnxruntime")
+    return Decoder.load(decoder).export(onnx)
+
+
 def align(
     study: Study, out: Path, *, overwrite: bool = False, progress: bool = True
 ) -> "list[Alikeness]":
@@ -227,6 +262,16 @@ def compare(
     return found
 
 
+def models(kind: str | None = None, **sizes: Any) -> list[dict[str, Any]]:
+    """List the kinds of decoder: what each is, its parameters, what its network costs."""
+    from emodecode.candidates import require_installed
+
+    require_installed("torch", "torch", "monai")
+    from emodecode.models.cost import list_kinds
+
+    return list_kinds(kind, **sizes)
+
+
 def fetch(name: str, out: Path, **choices: Any) -> list[Path]:
     """Download the files of a named public data set."""
     from emodecode.read import fetch as fetching
@@ -234,11 +279,39 @@ def fetch(name: str, out: Path, **choices: Any) -> list[Path]:
     return fetching.fetch(name, out, **choices)
 
 
-def simulate(out: Path, **choices: Any) -> Path:
-    """Write a BIDS data set of simulated subjects with a planted answer."""
+def simulate(out: Path, *, annotations: Path | None = None, **choices: Any) -> Path:
+    """Write a BIDS data set of simulated subjects with a planted answer.
+
+    With `annotations`, a folder in StudyForrest's format, the film's emotions are those that S1's
+    rules find in them, in StudyForrest's segments unless `choices` name others.
+    """
     from emodecode.simulate.dataset import simulate_dataset
 
-    return simulate_dataset(out, **choices)
+    if annotations is None:
+        return simulate_dataset(out, **choices)
+    choices = {"segments_s": STUDYFORREST_SEGMENTS_S} | choices
+    return simulate_dataset(out, annotated=_annotated_film(annotations), **choices)
+
+
+def _annotated_film(annotations: Path) -> "AnnotatedFilm":
+    """A real film whose emotions are the consensus of its observers by S1's rules."""
+    from emodecode.label.consensus import cast_votes
+    from emodecode.label.episodes import find_episodes
+    from emodecode.read.annotations import read_annotations
+    from emodecode.simulate.movie import AnnotatedFilm
+
+    rules = LABEL_PRESETS["s1-as-published"]
+    table = read_annotations(annotations)
+    votes = cast_votes(
+        table, **{name: rules[name] for name in ("grid_s", "split_labels", "overwrite")}
+    )
+    names = {"start_s": "start", "end_s": "end"}
+    observers = {
+        str(name): rows.drop(columns="observer").rename(columns=names).replace("n/a", "")
+        for name, rows in table.groupby("observer", sort=False)
+    }
+    episodes = find_episodes(votes, agreement=rules["agreement"], break_ties=rules["overwrite"])
+    return AnnotatedFilm(episodes, observers)
 
 
 def run_demo(out: Path, *, overwrite: bool = False, progress: bool = True) -> Evaluation:

@@ -1,6 +1,7 @@
 """Space: a frozen common space, of all voxels or a piece: how it is made and how to get there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ import numpy as np
 from emodecode.align.generalised import mean_template
 from emodecode.align.hyperalignment import Options, hyperalign, hyperalign_levels, map_to_common
 from emodecode.align.linearmap import LinearMap
-from emodecode.align.lowrank import safe_svd
-from emodecode.align.maps import GRIDS, alikeness, check_choices, fit_map, through_axes
+from emodecode.align.lowrank import safe_svd, signed
+from emodecode.align.maps import GRIDS, alikeness, check_choices, fit_map
 from emodecode.align.procrustes import Factor, factor, template
 from emodecode.align.srm import map_to_shared, shared_response
 from emodecode.errors import InputError
@@ -83,6 +84,25 @@ class Mapped(NamedTuple):
     shrinkage: float | None = None
 
 
+@contextmanager
+def naming_subjects(names: Sequence[str], datasets: Sequence[np.ndarray]) -> Iterator[None]:
+    """Let an error about one subject's data say whose they are."""
+    try:
+        yield
+    except InputError:
+        for name, part in zip(names, datasets, strict=True):
+            try:
+                factor(part)
+            except InputError as error:
+                raise InputError(
+                    f"alignment: sub-{name}",
+                    found=error.found,
+                    expected=error.expected,
+                    remedy=error.remedy,
+                ) from error
+        raise
+
+
 def fit_space(datasets: Sequence[np.ndarray], choices: Choices) -> tuple[Space, list[Mapped]]:
     """Make the common space of several subjects and map each of them to it.
 
@@ -136,7 +156,7 @@ def fit_to_space(
     found = fit_map(
         own, target, kind=choices.map, shrinkage=used, scaling=scaling, reflection=reflection
     )
-    return Mapped(found if axes is None else through_axes(found, axes), float(used))
+    return Mapped(found if axes is None else found.through(axes), float(used))
 
 
 def _common_shrinkage(datasets: Sequence[np.ndarray], target: Factor, choices: Choices) -> float:
@@ -179,9 +199,7 @@ def _axes(common: np.ndarray, n_components: int | None) -> np.ndarray | None:
     most = min(len(common) - 1, common.shape[1])
     if n_components > most:
         raise bad_parameter("n_components", n_components, f"at most {most} for these data")
-    axes = safe_svd(common - common.mean(axis=0))[2][:n_components].T
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(n_components)]
-    return axes * np.sign(largest)
+    return signed(safe_svd(common - common.mean(axis=0))[2][:n_components].T)
 
 
 def bad_parameter(name: str, value: object, expected: str) -> InputError:

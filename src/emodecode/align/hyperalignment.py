@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emodecode.align.linearmap import LinearMap
-from emodecode.align.lowrank import column_std, from_contrasts, safe_svd
+from emodecode.align.lowrank import column_std, from_contrasts, safe_svd, signed
 from emodecode.align.procrustes import (
     Factor,
     factor,
@@ -234,7 +234,7 @@ def map_to_common(
     if not isinstance(common, Factor):
         common = template(common, dtype=source.dtype)
     mapper = procrustes(source, common, scaling=scaling, reflection=reflection)
-    return mapper if output_axes is None else _append(mapper, output_axes)
+    return mapper if output_axes is None else mapper.through(output_axes)
 
 
 class _Space(NamedTuple):
@@ -330,7 +330,7 @@ def _level3(
         pairs = zip(cores, rotations, strict=True)
         aligned = sum(c.core @ r.left @ (r.right * r.scale) for c, r in pairs)
         _, _, loadings = safe_svd(aligned / len(cores))
-        axes = _signed(target.spread(loadings[: options.output_dim]).T)
+        axes = signed(target.spread(loadings[: options.output_dim]).T)
     if target.rows is not None:
         dtype = np.result_type(*(core.dtype for core in cores))
         target = replace(target, rows=target.rows.astype(dtype, copy=False))
@@ -338,7 +338,7 @@ def _level3(
     for dataset, core, rotation in zip(datasets, cores, rotations, strict=True):
         whole = _factored(dataset, options, "") if core.rows is DROPPED else core
         mapper = linear_map(whole, target, rotation)
-        mappers.append(mapper if axes is None else _append(mapper, axes))
+        mappers.append(mapper if axes is None else mapper.through(axes))
     return common, mappers, axes
 
 
@@ -387,18 +387,6 @@ def _share(weight: str, n_before: int) -> float:
     """Share of the subject that comes after `n_before` others in the common space of level 1."""
     equal = 1 / (n_before + 1)
     return {"running": 0.5, "equal": equal, "pymvpa-equal": 1 - equal}[weight]
-
-
-def _append(mapper: LinearMap, axes: np.ndarray) -> LinearMap:
-    """Map on into the coordinates on `axes` (n_common, output_dim)."""
-    left = mapper.left @ (mapper.right @ axes.astype(mapper.right.dtype, copy=False))
-    right = np.eye(axes.shape[1], dtype=left.dtype)
-    return replace(mapper, left=left, right=right, mean_out=mapper.mean_out @ axes)
-
-
-def _signed(axes: np.ndarray) -> np.ndarray:
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return axes * np.where(largest < 0, -1.0, 1.0)
 
 
 def _start(datasets: Sequence[np.ndarray | Factor], options: Options) -> tuple[int, list[Factor]]:

@@ -69,6 +69,16 @@ def common_keys(y: np.ndarray, subjects: np.ndarray) -> np.ndarray:
         Fewer than two subjects, or fewer than three such keys.
     """
     names = np.unique(subjects)
+    refuse_few_subjects(names)
+    own = {str(name): set(y[subjects == name].tolist()) for name in names}
+    shared = set.intersection(*own.values())
+    if len(shared) < MIN_KEYS:
+        raise _too_few(own, len(shared))
+    return np.array(sorted(shared, key=_natural), dtype=y.dtype)
+
+
+def refuse_few_subjects(names: np.ndarray) -> None:
+    """Refuse to make a common space of one subject."""
     if len(names) < 2:
         raise InputError(
             "alignment",
@@ -76,11 +86,18 @@ def common_keys(y: np.ndarray, subjects: np.ndarray) -> np.ndarray:
             expected="two subjects or more: a common space is what they share",
             remedy="Add subjects, or leave the alignment out.",
         )
-    own = {str(name): set(y[subjects == name].tolist()) for name in names}
-    shared = set.intersection(*own.values())
-    if len(shared) < MIN_KEYS:
-        raise _too_few(own, len(shared))
-    return np.array(sorted(shared, key=_natural), dtype=y.dtype)
+
+
+def refuse_few_keys(subject: str, n_present: int, n_keys: int) -> None:
+    """Refuse to map a subject who has too few keys of the common space."""
+    if n_present < MIN_KEYS:
+        raise InputError(
+            f"alignment: sub-{subject}",
+            found=f"{n_present} of the {n_keys} keys of the common space",
+            expected=f"at least {MIN_KEYS}",
+            remedy="Adapt on data that show what the common space was fitted on: the same "
+            "run, or a calibration run with its classes.",
+        )
 
 
 def keyed_rows(

@@ -1,6 +1,6 @@
 """LinearMap: a subject's way into the common space, kept as thin factors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -91,6 +91,15 @@ class LinearMap:
             whole = whole + self.identity * np.eye(*whole.shape)
         whole = whole * self.scale
         return whole if self.std_in is None else whole / self.std_in[:, None]
+
+    def through(self, axes: np.ndarray) -> "LinearMap":
+        """Append axes ``(n_common, k)``: what comes out is multiplied by them."""
+        own = axes.astype(self.right.dtype, copy=False)
+        left = self.left @ (self.right @ own)
+        if self.identity:
+            left += self.identity * own
+        right = np.eye(axes.shape[1], dtype=left.dtype)
+        return replace(self, left=left, right=right, mean_out=self.mean_out @ axes, identity=0.0)
 
     def weights_to_input(
         self, coef: np.ndarray, intercept: np.ndarray

@@ -49,6 +49,19 @@ def safe_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+def signed(axes: np.ndarray) -> np.ndarray:
+    """Turn columns so that the entry of largest size in each is positive."""
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return axes * np.where(largest < 0, -1.0, 1.0)
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Return columns of mean 0 and standard deviation 1, float64; 0 where nothing varies."""
+    centred = np.asarray(values, dtype=np.float64) - values.mean(axis=0, dtype=np.float64)
+    deviation = centred.std(axis=0)
+    return centred / np.where(deviation > 1e-12, deviation, np.inf)
+
+
 def contrasts(centred: np.ndarray) -> np.ndarray:
     """Turn centred samples into ``n - 1`` rows of full rank with the same inner products.
 

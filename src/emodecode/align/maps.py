@@ -151,17 +151,6 @@ def alikeness(
     return total
 
 
-def through_axes(mapper: LinearMap, axes: np.ndarray) -> LinearMap:
-    """Append axes ``(n_common, k)`` to a map: what comes out is multiplied by them."""
-    left = mapper.left @ (mapper.right @ axes)
-    if mapper.identity:
-        left = left + mapper.identity * axes
-    left = left.astype(mapper.left.dtype, copy=False)
-    right = np.eye(axes.shape[1], dtype=left.dtype)
-    mean_out = mapper.mean_out @ axes
-    return LinearMap(left, right, mapper.mean_in, mean_out, mapper.scale, std_in=mapper.std_in)
-
-
 def check_choices(kind: str, shrinkage: float | str) -> None:
     """Refuse a kind of map or a shrinkage that there is not."""
     if kind not in KINDS:

@@ -8,8 +8,16 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from emodecode.align.frozen import Choices, Mapped, Space, bad_parameter, fit_space, fit_to_space
-from emodecode.align.keyed import MIN_KEYS, KeyedRows, as_keys, common_keys, keyed_rows
+from emodecode.align.frozen import (
+    Choices,
+    Mapped,
+    Space,
+    bad_parameter,
+    fit_space,
+    fit_to_space,
+    naming_subjects,
+)
+from emodecode.align.keyed import KeyedRows, as_keys, common_keys, keyed_rows, refuse_few_keys
 from emodecode.align.linearmap import LinearMap
 from emodecode.align.piecewise import PieceMap, piece_columns, put_together
 from emodecode.errors import InputError, NotCalibratedError
@@ -122,8 +130,9 @@ class CommonSpace(TransformerMixin, BaseEstimator):
         self.spaces_: list[Space] = []
         found: dict[str, list[Mapped]] = {name: [] for name in names}
         for columns, where in _each(pieces):
-            with _naming(where):
-                space, maps = fit_space([data[name].means(columns) for name in names], choices)
+            parts = [data[name].means(columns) for name in names]
+            with _naming(where), naming_subjects(names, parts):
+                space, maps = fit_space(parts, choices)
             self.spaces_.append(space)
             for name, each in zip(names, maps, strict=True):
                 found[name].append(each)
@@ -196,19 +205,12 @@ class CommonSpace(TransformerMixin, BaseEstimator):
         X, keys, _ = _checked(X, y, np.full(len(X), subject), like=self.keys_)
         check_width(X, self.n_features_in_)
         present, data = keyed_rows(X, keys, self.keys_, np.arange(len(X)))
-        if len(present) < MIN_KEYS:
-            raise InputError(
-                f"alignment: sub-{subject}",
-                found=f"{len(present)} of the {len(self.keys_)} keys of the common space",
-                expected=f"at least {MIN_KEYS}",
-                remedy="Adapt on data that show what the common space was fitted on: the same "
-                "run, or a calibration run with its classes.",
-            )
+        refuse_few_keys(subject, len(present), len(self.keys_))
         choices, pieces = self._choices(), piece_columns(self.pieces, self.n_features_in_)
         found = []
         for space, (columns, where) in zip(self.spaces_, _each(pieces), strict=True):
-            with _naming(where):
-                part = data.means(columns)
+            part = data.means(columns)
+            with _naming(where), naming_subjects([subject], [part]):
                 found.append(fit_to_space(part, space.take(present), choices))
         new = copy.copy(self)
         new.maps_, new.shrinkage_ = dict(self.maps_), dict(self.shrinkage_)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from emodecode.align.linearmap import LinearMap
-from emodecode.align.lowrank import contrasts, from_contrasts, safe_svd
+from emodecode.align.lowrank import contrasts, from_contrasts, safe_svd, signed
 from emodecode.align.procrustes import Factor, factor
 from emodecode.errors import InputError
 
@@ -62,9 +62,7 @@ def shared_response(
         for part in factors:
             total += part.core @ _basis(part, shared)
         shared = total / len(factors)
-    shared = from_contrasts(_principal(shared))
-    signs = np.sign(shared[np.abs(shared).argmax(axis=0), np.arange(n_components)])
-    shared *= np.where(signs == 0, 1.0, signs)
+    shared = signed(from_contrasts(_principal(shared)))
     return shared, [map_to_shared(part, shared) for part in factors]
 
 

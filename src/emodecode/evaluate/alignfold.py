@@ -1,7 +1,6 @@
 """AlignedFold: the alignment step of a pipeline, fitted and adapted within one fold."""
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
+from emodecode.align.keyed import common_keys, refuse_few_keys, refuse_few_subjects
+from emodecode.align.lowrank import standardised
 from emodecode.errors import InputError
 from emodecode.evaluate.alignment import Alignment
 from emodecode.evaluate.fold import NOTHING, Split
@@ -33,12 +34,16 @@ class AlignedFold:
         Samples that the fold tests.
     usable : ndarray of bool
         Rows of the alignment data that the fold may use.
+    cached : bool
+        The common space is kept for the next decoder of the same fold; inner folds are each
+        decoder's own.
     """
 
     alignment: Alignment
     table: pd.DataFrame = field(repr=False)
     test: np.ndarray = field(repr=False)
     usable: np.ndarray = field(repr=False)
+    cached: bool = True
 
     def fit(
         self,
@@ -65,13 +70,10 @@ class AlignedFold:
         InputError
             A subject without rows, and what the step refuses.
         """
-        whose = np.unique(subjects)
-        chosen = self.usable & np.isin(self.alignment.subjects, whose)
-        missing = np.setdiff1d(whose, self.alignment.subjects[chosen])
-        if missing.size:
-            raise self._nothing_for(missing[0])
+        chosen = self._rows_of(subjects)
         self._tell(step, chosen, ledger, fresh=is_fresh(step))
-        _fit_or_recall(step, *self._through(front, chosen))
+        fit = _fit_or_recall if self.cached else fit_step
+        fit(step, *self._through(front, chosen))
 
     def adapt(
         self,
@@ -84,13 +86,30 @@ class AlignedFold:
         for subject in np.unique(subjects):
             if subject in step.maps_:
                 continue
-            chosen = self.usable & (self.alignment.subjects == subject)
-            if not chosen.any():
-                raise self._nothing_for(subject)
+            chosen = self._rows_of(subject)
             self._tell(step, chosen, ledger)
             rows, keys, _ = self._through(front, chosen)
             step = step.adapt(rows, keys, subject)
         return step
+
+    def check(self, train: np.ndarray, test: np.ndarray) -> None:
+        """Refuse what `fit` and `adapt` would find too little data for; nothing is fitted.
+
+        Parameters
+        ----------
+        train, test : ndarray of str
+            Subjects that the space is made from, and those that are mapped to it.
+        """
+        chosen, names = self._rows_of(train), self.alignment.subjects
+        refuse_few_subjects(np.unique(train))
+        keyed = self.alignment.protocol != "connectivity"
+        keys = self.alignment.keys(self.table)
+        known = common_keys(keys[chosen], names[chosen]) if keyed else keys[:0]
+        for subject in np.setdiff1d(test, train):
+            own = self._rows_of(subject)
+            if keyed:
+                present = int(np.isin(known, keys[own]).sum())
+                refuse_few_keys(str(subject), present, len(known))
 
     def on_all(self) -> "AlignedFold":
         """All alignment data, whatever is tested: a leak, for what was published so."""
@@ -99,16 +118,48 @@ class AlignedFold:
     def inner(self, split: Split) -> tuple["AlignedFold", np.ndarray]:
         """Alignment data for an inner fold, and the rows that it may be judged on.
 
-        For ``calibration_blocks`` the first run of each inner test subject calibrates and the
-        others are judged; where there is no other run, the first half of its blocks.
+        For ``calibration_blocks`` see `calibration_part`: one run of each inner test subject
+        calibrates and the others are judged.
         """
         if self.alignment.protocol != "calibration_blocks":
             usable = self.alignment.usable(self.table, split.test, within=self.usable)
-            return replace(self, test=split.test, usable=usable), split.test
-        calibrate, judged = calibration_part(self.table, split.test)
+            return replace(self, test=split.test, usable=usable, cached=False), split.test
+        calibrate, judged = calibration_part(
+            self.table, split.test, run=self.alignment.calibration_run
+        )
         usable = np.zeros(len(self.usable), dtype=bool)
         usable[np.concatenate([split.train, calibrate])] = True
-        return replace(self, test=judged, usable=usable & self.usable), judged
+        return replace(self, test=judged, usable=usable & self.usable, cached=False), judged
+
+    def inner_folds(
+        self, splits: Sequence[Split]
+    ) -> Iterator[tuple[Split, "AlignedFold", np.ndarray]]:
+        """Inner folds with their alignment data (`inner`); those that judge nothing are left out.
+
+        Raises
+        ------
+        InputError
+            None is left.
+        """
+        found = [(split, *self.inner(split)) for split in splits]
+        judging = [each for each in found if each[2].size]
+        if not judging:
+            raise InputError(
+                f"inner folds, alignment ({self.alignment.protocol})",
+                found="every sample of the inner test subjects calibrates: one block each",
+                expected="two blocks or more in the training runs of a subject",
+                remedy="Do not tune the decoder (models.grid), or use another align.protocol.",
+            )
+        yield from judging
+
+    def _rows_of(self, subjects: "np.ndarray | str") -> np.ndarray:
+        """Usable rows of these subjects, boolean; each must have some."""
+        whose = np.unique(subjects)
+        chosen = self.usable & np.isin(self.alignment.subjects, whose)
+        missing = np.setdiff1d(whose, self.alignment.subjects[chosen])
+        if missing.size:
+            raise self._nothing_for(missing[0])
+        return chosen
 
     def _through(
         self, front: Sequence[BaseEstimator], chosen: np.ndarray
@@ -137,22 +188,25 @@ class AlignedFold:
         )
 
 
-_FITTED: OrderedDict[str, dict[str, Any]] = OrderedDict()
-"""What the last common spaces of this process learned: decoders of one fold share them."""
-_KEPT = 2
+_FITTED: dict[str, dict[str, Any]] = {}
+"""What the last common space of this process learned: decoders of one fold share it."""
+
+
+def forget_space() -> None:
+    """Let go of the common space that this process keeps."""
+    _FITTED.clear()
 
 
 def _fit_or_recall(
     step: BaseEstimator, rows: np.ndarray, keys: np.ndarray, names: np.ndarray
 ) -> None:
     """Fit the step in place, or take over what an equal step learned from equal data."""
-    key = joblib.hash([step.get_params(), rows, keys, names])
+    kind = f"{type(step).__module__}.{type(step).__qualname__}"
+    key = joblib.hash([kind, step.get_params(), rows, keys, names])
     if key not in _FITTED:
+        forget_space()
         fit_step(step, rows, keys, names)
-        learned = {name: value for name, value in vars(step).items() if name.endswith("_")}
-        _FITTED[key] = learned
-        while len(_FITTED) > _KEPT:
-            _FITTED.popitem(last=False)
+        _FITTED[key] = {name: value for name, value in vars(step).items() if name.endswith("_")}
     vars(step).update(_FITTED[key])
 
 
@@ -224,7 +278,8 @@ def calibration_part(
     """Divide a tested subject's samples into calibration and test.
 
     The calibration run is `run`, or else the subject's first run in which all of its classes
-    occur; with one run it is the first half of the run's blocks, at least one of each class.
+    occur. With one run it is the first half of its blocks, whatever their classes; a single block
+    calibrates and nothing is left to test.
 
     Returns
     -------
@@ -248,11 +303,11 @@ def calibration_part(
 
 def _calibration_run(part: pd.DataFrame, names: pd.Series, run: str | None) -> str | None:
     """Session and run that calibrates a subject; None where there is one run only."""
-    if run is not None:
-        wanted = names[part["run"].astype(str) == run]
-        return None if wanted.empty else str(wanted.iloc[0])
     if names.nunique() < 2:
         return None
+    wanted = names[part["run"].astype(str) == run]
+    if not wanted.empty:
+        return str(wanted.iloc[0])
     n_classes = part["label"].nunique()
     for name in dict.fromkeys(names):
         if part["label"][names == name].nunique() == n_classes:
@@ -265,6 +320,9 @@ def connectivity(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Correlate each voxel with the time course of each parcel, subject by subject.
 
+    The mean over the parcels is taken off each voxel: maps subtract the mean of what they are
+    fitted on, and that of correlations is no baseline of the signals that are mapped.
+
     Parameters
     ----------
     values : ndarray of shape (n_rows, n_voxels)
@@ -276,20 +334,15 @@ def connectivity(
     Returns
     -------
     rows : ndarray of shape (n_subjects * n_parcels, n_voxels), float32
-        Pearson correlations; 0 for voxels and parcels that do not vary.
+        Pearson correlations (0 for voxels and parcels that do not vary) less their mean.
     keys, names : ndarray of str
         Parcel and subject of each row.
     """
     found, whose = [], np.unique(subjects)
     for subject in whose:
         own = subjects == subject
-        left, right = _standardised(courses[own]), _standardised(values[own])
-        found.append((left.T @ right / own.sum()).astype(np.float32))
+        left, right = standardised(courses[own]), standardised(values[own])
+        alike = left.T @ right / own.sum()
+        found.append((alike - alike.mean(axis=0)).astype(np.float32))
     keys = np.tile(np.asarray(parcels, dtype=str), len(whose))
     return np.concatenate(found), keys, np.repeat(whose, len(parcels))
-
-
-def _standardised(values: np.ndarray) -> np.ndarray:
-    centred = values - values.mean(axis=0, dtype=np.float64)
-    deviation = centred.std(axis=0)
-    return centred / np.where(deviation > 1e-12, deviation, np.inf)

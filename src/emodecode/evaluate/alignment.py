@@ -66,6 +66,8 @@ class Alignment:
         Rows this close to a test sample in its run are never used (but for ``transductive``).
     by_time : bool
         ``calibration_blocks``: a class and the place in its block are a key, not the class alone.
+    calibration_run : str, optional
+        ``calibration_blocks``: the run that calibrates in inner folds too.
     fingerprint : str
         Hash of the content; made here.
     """
@@ -79,6 +81,7 @@ class Alignment:
     parcels: tuple[str, ...] = ()
     gap_s: float = NEIGHBOURS_S
     by_time: bool = True
+    calibration_run: str | None = None
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -204,11 +207,17 @@ def split_off_unlabelled(samples: Samples) -> tuple[Samples, Samples]:
 
 
 def alignment_of_samples(
-    samples: Samples, *, protocol: str, by_time: bool = True, gap_s: float = NEIGHBOURS_S
+    samples: Samples,
+    *,
+    protocol: str,
+    by_time: bool = True,
+    calibration_run: str | None = None,
+    gap_s: float = NEIGHBOURS_S,
 ) -> Alignment:
     """Make alignment data of the samples themselves: ``calibration_blocks``, ``transductive``."""
     made = alignment_of(samples, samples, protocol=protocol, gap_s=gap_s)
-    return replace(made, by_time=by_time, row=np.arange(samples.n_samples), fingerprint="")
+    rules: dict[str, Any] = {"by_time": by_time, "calibration_run": calibration_run}
+    return replace(made, row=np.arange(samples.n_samples), fingerprint="", **rules)
 
 
 def class_keys(table: pd.DataFrame, *, by_time: bool = True) -> np.ndarray:
@@ -311,9 +320,11 @@ def _fingerprint(alignment: Alignment) -> str:
     if alignment.courses is not None:
         digest.update(np.ascontiguousarray(alignment.courses).data)
     digest.update("|".join(alignment.key.tolist()).encode())
-    digest.update("|".join(alignment.subjects.tolist()).encode())
+    digest.update("\n".join(_scans(alignment.table).tolist()).encode())
+    digest.update(alignment.table["onset_s"].to_numpy(dtype=np.float64).tobytes())
     digest.update(alignment.row.tobytes())
-    return f"{digest.hexdigest()} gap {alignment.gap_s:g} by time {alignment.by_time}"
+    rules = f"gap {alignment.gap_s:g} by time {alignment.by_time}"
+    return f"{digest.hexdigest()} {rules} calibration {alignment.calibration_run}"
 
 
 def _text(table: pd.DataFrame, *names: str) -> np.ndarray:

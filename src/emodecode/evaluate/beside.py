@@ -60,31 +60,36 @@ def score_beside(
         low high chance n_subjects p``), ``why_not`` (None: it was scored) and, for ``unaligned``,
         ``gain``, the comparison of `emodecode.evaluate.compare.compare`.
     """
-    aligned = [each for each in candidates if each.alignment is not None]
-    if not aligned:
-        return []
-    plain = [without_alignment(each) for each in aligned]
-    possible = [each for each in plain if each is not None]
     how = {"tuning": tuning, "seed": seed} | work
     drawn: dict[str, Any] = {"seed": seed, "n_permutations": n_permutations}
+    folds_of = _folds_of(samples.table, splits)
     found: list[dict[str, Any]] = []
-    for kind, folds in _folds_of(samples.table, splits).items():
-        if not folds or not possible:
-            why = "each subject has one run" if not folds else "own voxels cannot do without it"
-            found += [_not_scored(each.name, kind, why) for each in aligned]
+    for candidate in candidates:
+        if candidate.alignment is None:
             continue
-        try:
-            scored = score(samples, folds, possible, **how)
-        except InputError as error:  # inner folds of one subject's few samples
-            found += [_not_scored(each.name, kind, error.found) for each in possible]
-            continue
-        entries = _describe(samples, scored, folds, kind, drawn)
-        if kind == "unaligned":
-            for entry in entries:
-                entry["gain"] = _gain(entry["model"], results, scored, splits, verdict, seed)
-        found += entries
-    order = {each.name: number for number, each in enumerate(aligned)}
-    return sorted(found, key=lambda each: order[each["model"]])
+        plain = without_alignment(candidate)
+        for kind, folds in folds_of.items():
+            if plain is None or not folds:
+                why = "own voxels cannot do without it" if folds else _why_none(samples.table)
+                found.append(_not_scored(candidate.name, kind, why))
+                continue
+            try:
+                scored = score(samples, folds, [plain], **how)
+            except InputError as error:  # inner folds of one subject's few samples
+                found.append(_not_scored(candidate.name, kind, error.found))
+                continue
+            entry = _describe(samples, scored, folds, kind, drawn)
+            if kind == "unaligned":
+                entry["gain"] = _gain(candidate.name, results, scored, splits, verdict, seed)
+            found.append(entry)
+    return found
+
+
+def _why_none(table: pd.DataFrame) -> str:
+    """Why no run of a subject can be tested on its other runs."""
+    if (table.groupby("subject")[["session", "run"]].nunique() < 2).all(axis=None):
+        return "each subject has one run"
+    return "no subject's other runs hold all classes of a run"
 
 
 def without_alignment(candidate: Candidate) -> Candidate | None:
@@ -141,7 +146,8 @@ def _describe(
     folds: list[Split],
     kind: str,
     drawn: dict[str, Any],
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
+    """Entry of the one decoder that was scored."""
     scores = score_predictions(
         scored.predictions,
         classes=scored.classes,
@@ -150,16 +156,14 @@ def _describe(
         splits=folds,
         **drawn,
     )
-    return [
-        {
-            "model": name,
-            "kind": kind,
-            "balanced_accuracy": each["balanced_accuracy"],
-            "macro_auc": each["macro_auc"],
-            "why_not": None,
-        }
-        for name, each in scores["models"].items()
-    ]
+    ((name, found),) = scores["models"].items()
+    return {
+        "model": name,
+        "kind": kind,
+        "balanced_accuracy": found["balanced_accuracy"],
+        "macro_auc": found["macro_auc"],
+        "why_not": None,
+    }
 
 
 def _gain(

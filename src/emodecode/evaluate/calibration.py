@@ -15,10 +15,11 @@ from scipy.stats import binomtest, rankdata
 
 from emodecode.errors import InputError
 from emodecode.evaluate.tally import summarise
+from emodecode.models.temperature import EPS, logs_of
+from emodecode.models.temperature import apply_temperature as apply_temperature
 
 SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE = 0.05, 20.0
 N_BINS, N_BOOT = 15, 1000
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def fit_temperature(
@@ -55,7 +56,7 @@ def fit_temperature(
     PMLR 70:1321-1330.
     """
     given, truth = _checked(probabilities, labels, classes)
-    logs = _logs(given)
+    logs = logs_of(given)
     margins = logs - np.take_along_axis(logs, truth[:, None], axis=1)
 
     def loss(log_temperature: float) -> float:
@@ -65,35 +66,6 @@ def fit_temperature(
     inside = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x
     known = [1.0, SMALLEST_TEMPERATURE, LARGEST_TEMPERATURE, float(np.exp(inside))]
     return known[int(np.argmin([loss(float(np.log(each))) for each in known]))]
-
-
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    r"""Make probabilities flatter (T > 1) or sharper (T < 1).
-
-    .. math:: q_i = p_i^{1/T} / \sum_j p_j^{1/T}
-
-    The order of the classes stays, so the predicted class does too; 1/T undoes T. A probability
-    of 0 counts as the resolution of float64 (or as the smallest other probability of its sample,
-    if that is smaller), so that it is no certainty for ever.
-
-    Parameters
-    ----------
-    probabilities : ndarray of shape (n_samples, n_classes)
-    temperature : float
-        Above 0.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes), float64
-    """
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise InputError(
-            "temperature",
-            found=repr(temperature),
-            expected="a number above 0",
-            remedy="Use what fit_temperature returns.",
-        )
-    return softmax(_logs(np.asarray(probabilities, dtype=float)) / temperature, axis=1)
 
 
 def brier_scores(
@@ -226,7 +198,7 @@ def describe_calibration(
     if temperatures:
         fold = predictions["fold"].astype(str)
         own = _per_prediction(fold, {str(name): T for name, T in temperatures.items()})
-        before = softmax(_logs(given) * own[:, None], axis=1)
+        before = softmax(logs_of(given) * own[:, None], axis=1)
         used = own[~fold.duplicated().to_numpy()]
         found["temperature"] = {
             "mean": float(used.mean()),
@@ -348,7 +320,7 @@ def _plain_scores(given: np.ndarray, truth: np.ndarray, subject: np.ndarray) -> 
     own = np.take_along_axis(given, truth[:, None], axis=1)[:, 0]
     binned = _bin(given, truth, subject, N_BINS)
     return {
-        "log_loss": float(_by_subject(-np.log(np.clip(own, _EPS, 1.0)), subject).mean()),
+        "log_loss": float(_by_subject(-np.log(np.clip(own, EPS, 1.0)), subject).mean()),
         "brier": float(_by_subject(_brier(given, truth), subject).mean()),
         "ece": _ece(binned),
     }
@@ -360,15 +332,6 @@ def _by_subject(values: np.ndarray, subject: np.ndarray) -> np.ndarray:
 
 def _brier(given: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return ((given - np.eye(given.shape[1])[truth]) ** 2).sum(axis=1)
-
-
-def _logs(given: np.ndarray) -> np.ndarray:
-    """Logarithms; a 0 takes the smallest other value of its row, but at most float64's eps."""
-    zero = given <= 0
-    if not zero.any():
-        return np.log(given)
-    smallest = np.where(zero, _EPS, given).min(axis=1, keepdims=True)
-    return np.log(np.where(zero, np.minimum(smallest, _EPS), given))
 
 
 def _per_prediction(fold: pd.Series, temperatures: dict[str, float]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,12 @@ from emodecode.evaluate.alignfold import ALIGN, AlignedFold
 from emodecode.evaluate.alignment import Alignment
 from emodecode.evaluate.calibration import fit_temperature
 from emodecode.evaluate.fold import Split
+from emodecode.evaluate.given import Given, asked_to_fit, asked_to_read, given_of
 from emodecode.evaluate.inner import inner_splits
-from emodecode.evaluate.ledger import Ledger, trace, trace_like
+from emodecode.evaluate.ledger import Ledger
 from emodecode.models.catalogue import fit_points_through
-from emodecode.models.steps import fit_step, fit_transform_step, is_step, transform_step
+from emodecode.models.rows import Rows
+from emodecode.models.steps import fit_step, fit_transform_step, is_step, reads_rows
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def fit_fold(
     *,
     params: dict[str, Any] | None = None,
     seed: int = 0,
+    gap_s: float = 30.0,
     fit_on_all: Sequence[str] = (),
     fold: AlignedFold | None = None,
     judged_on: np.ndarray | None = None,
@@ -111,12 +114,15 @@ def fit_fold(
         Of all samples; a memory map stays on disk but for `rows`.
     y : ndarray of shape (n_samples,)
     table : DataFrame
+        Its subjects, and what else the pipeline's steps ask for.
     rows : ndarray of int
         Training rows.
     params : dict, optional
         Pipeline parameter -> value.
     seed : int
         Every ``random_state``.
+    gap_s : float
+        Between the scenes that a network is trained on and those that its epoch is chosen on.
     fit_on_all : sequence of str
         See `Candidate`.
     fold : AlignedFold, optional
@@ -127,12 +133,15 @@ def fit_fold(
     ledger : Ledger, optional
         Told what each step's fit is handed.
     """
-    given, ledger = _given(X, y, table), ledger or Ledger()
+    given, ledger = given_of(X, y, table, as_rows=reads_rows(pipeline)), ledger or Ledger()
     pipeline = _seeded(pipeline, seed)
-    more = None
+    asked = partial(asked_to_fit, gap_s=gap_s, seed=seed)
+    judged = None
     if judged_on is not None:
-        more = partial(_validation, given=given.take(judged_on), fold=fold, ledger=ledger)
-    return _fit_points(pipeline, [params or {}], given, rows, fit_on_all, ledger, fold, more)[0]
+        judged = partial(_validation, given=given.take(judged_on), fold=fold, ledger=ledger)
+    return _fit_points(
+        pipeline, [params or {}], given, rows, fit_on_all, ledger, fold, asked, judged
+    )[0]
 
 
 def predict_rows(
@@ -145,8 +154,24 @@ def predict_rows(
     where: str = "decoder",
 ) -> np.ndarray:
     """Return class probabilities ``(n_rows, n_classes)`` in the order of `classes`."""
-    subjects = table["subject"].to_numpy(dtype=str)[rows]
-    return _predict(fitted, X[rows], subjects, classes, where)
+    return _predict(fitted, _given_rows(fitted, X, table, rows), classes, where)
+
+
+def predict_members_of(
+    fitted: Pipeline, X: np.ndarray, table: pd.DataFrame, rows: np.ndarray
+) -> np.ndarray | None:
+    """Return each seed's probabilities ``(n_members, n_rows, n_classes)``, of trained networks.
+
+    None for decoders that are not several networks.
+    """
+    classifier = fitted.steps[-1][1]
+    if len(getattr(classifier, "modules_", [])) < 2:
+        return None
+    given = _given_rows(fitted, X, table, rows)
+    for _, step in fitted.steps[:-1]:
+        given = given.through(step) if is_step(step) else given
+    asked = asked_to_read(classifier, given.table, "predict_proba")
+    return classifier.predict_members(given.plain, **asked)
 
 
 def tune_fold(
@@ -177,14 +202,15 @@ def tune_fold(
     inner = inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=seed)
     points = list(ParameterGrid(candidate.grid))
     classes = tuple(sorted(set(y[rows])))
-    own, given = Ledger(), _given(X, y, table)
+    own, given = Ledger(), given_of(X, y, table, as_rows=reads_rows(candidate.pipeline))
+    asked = partial(asked_to_fit, gap_s=tuning.gap_s, seed=seed)
     judged, predictions = [], []
-    for split in inner:
-        own_fold, rows_judged = (None, split.test) if fold is None else fold.inner(split)
+    folds = ((each, None, each.test) for each in inner) if fold is None else fold.inner_folds(inner)
+    for split, own_fold, rows_judged in folds:
         judged.append(y[rows_judged])
         predictions.append(
             _predict_inner(
-                candidate, given, split, rows_judged, points, classes, seed, own, own_fold
+                candidate, given, split, rows_judged, points, classes, seed, own, own_fold, asked
             )
         )
     ledger = ledger or Ledger()
@@ -223,7 +249,7 @@ def adapt_fold(
         return fitted
     ledger = ledger or Ledger()
     steps: list[tuple[str, Any]] = []
-    given = _given(X, y, table).take(split.calibrate)
+    given = given_of(X, y, table).take(split.calibrate)
     tested = table["subject"].to_numpy(dtype=str)[split.test]
     for name, step in fitted.steps:
         if name == ALIGN and fold is not None:
@@ -236,27 +262,6 @@ def adapt_fold(
     return Pipeline(steps)
 
 
-class _Given(NamedTuple):
-    """Samples on their way through the steps: traced values, labels, subjects."""
-
-    X: np.ndarray
-    y: np.ndarray
-    subjects: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "_Given":
-        return _Given(self.X[rows], self.y[rows], self.subjects[rows])
-
-    def carrying(self, values: np.ndarray) -> "_Given":
-        return self._replace(X=trace_like(values, self.X))
-
-    def through(self, step: BaseEstimator) -> "_Given":
-        return self.carrying(transform_step(step, np.asarray(self.X), self.subjects))
-
-
-def _given(X: np.ndarray, y: np.ndarray, table: pd.DataFrame) -> _Given:
-    return _Given(trace(X), y, table["subject"].to_numpy(dtype=str))
-
-
 def _seeded(pipeline: Pipeline, seed: int) -> Pipeline:
     names = [name for name in pipeline.get_params() if name.split("__")[-1] == "random_state"]
     return clone(pipeline).set_params(**dict.fromkeys(names, seed))
@@ -265,14 +270,20 @@ def _seeded(pipeline: Pipeline, seed: int) -> Pipeline:
 def _fit_points(
     pipeline: Pipeline,
     points: Sequence[dict[str, Any]],
-    given: _Given,
+    given: Given,
     rows: np.ndarray,
     fit_on_all: Sequence[str],
     ledger: Ledger,
     fold: AlignedFold | None,
-    more: Callable[..., dict[str, Any]] | None = None,
+    asked: Callable[..., dict[str, Any]],
+    judged: Callable[..., dict[str, Any]] | None = None,
 ) -> list[Pipeline]:
     """Fit the pipeline on `rows` at each point of the grid, what they share only once."""
+
+    def more(front: Sequence[tuple[str, BaseEstimator]]) -> dict[str, Any]:
+        found = asked(pipeline.steps[-1][1], given.y[rows], given.table.iloc[rows])
+        return found if judged is None else found | judged(front)
+
     with sklearn.config_context(enable_metadata_routing=True):
         return fit_points_through(
             pipeline,
@@ -290,7 +301,7 @@ def _fit_points(
 def _validation(
     front: Sequence[tuple[str, BaseEstimator]],
     *,
-    given: _Given,
+    given: Given,
     fold: AlignedFold | None,
     ledger: Ledger,
 ) -> dict[str, Any]:
@@ -304,18 +315,18 @@ def _validation(
         given = given.through(step)
         done.append(step)
     ledger.saw("best epoch", "early_stopping", given.X)
-    return {"validation": (np.asarray(given.X), given.y)}
+    return {"validation": (given.plain, given.y)}
 
 
 def _fit_front(
     steps: Sequence[tuple[str, BaseEstimator]],
     *,
-    given: _Given,
+    given: Given,
     rows: np.ndarray,
     fit_on_all: Sequence[str],
     ledger: Ledger,
     fold: AlignedFold | None,
-) -> np.ndarray:
+) -> "np.ndarray | Rows":
     """Fit the steps before the classifier; up to the last one on all, all samples go through."""
     steps = [(name, step) for name, step in steps if is_step(step)]
     whole = max((k for k, (name, _) in enumerate(steps, start=1) if name in fit_on_all), default=0)
@@ -343,7 +354,7 @@ def _fit_front(
 
 def _predict_inner(
     candidate: Candidate,
-    given: _Given,
+    given: Given,
     split: Split,
     judged: np.ndarray,
     points: Sequence[dict[str, Any]],
@@ -351,24 +362,33 @@ def _predict_inner(
     seed: int,
     ledger: Ledger,
     fold: AlignedFold | None,
+    asked: Callable[..., dict[str, Any]],
 ) -> list[np.ndarray]:
     pipeline = _seeded(candidate.pipeline, seed)
-    fitted = _fit_points(pipeline, points, given, split.train, candidate.fit_on_all, ledger, fold)
+    fitted = _fit_points(
+        pipeline, points, given, split.train, candidate.fit_on_all, ledger, fold, asked
+    )
     held_out = given.take(judged)
     if fold is not None:
         fitted = _aligned_to(fitted, fold, held_out.subjects, ledger)
     ledger.saw("choice", "tuning", held_out.X)
-    return [
-        _predict(each, held_out.X, held_out.subjects, classes, candidate.name) for each in fitted
-    ]
+    return [_predict(each, held_out, classes, candidate.name) for each in fitted]
 
 
-def _predict(
-    fitted: Pipeline, X: np.ndarray, subjects: np.ndarray, classes: tuple[str, ...], where: str
-) -> np.ndarray:
+def _labels(table: pd.DataFrame) -> np.ndarray:
+    return table["label"].to_numpy(dtype=str)
+
+
+def _given_rows(fitted: Pipeline, X: np.ndarray, table: pd.DataFrame, rows: np.ndarray) -> Given:
+    return given_of(X, _labels(table), table, as_rows=reads_rows(fitted)).take(rows)
+
+
+def _predict(fitted: Pipeline, samples: Given, classes: tuple[str, ...], where: str) -> np.ndarray:
     with sklearn.config_context(enable_metadata_routing=True):
-        asks = fitted.get_metadata_routing().consumes("predict_proba", ["subjects"])
-        given = fitted.predict_proba(np.asarray(X), **({"subjects": subjects} if asks else {}))
+        asked = asked_to_read(fitted.steps[-1][1], samples.table, "predict_proba")
+        if fitted.get_metadata_routing().consumes("predict_proba", ["subjects"]):
+            asked["subjects"] = samples.subjects
+        given = fitted.predict_proba(samples.plain, **asked)
     if not np.isfinite(given).all():
         raise InputError(
             where,
@@ -376,7 +396,7 @@ def _predict(
             expected="finite probabilities",
             remedy="Scale the features (features.scale = true) or choose other parameters.",
         )
-    probabilities = np.zeros((len(X), len(classes)))
+    probabilities = np.zeros((len(given), len(classes)))
     probabilities[:, [classes.index(str(name)) for name in fitted.classes_]] = given
     return probabilities
 
@@ -400,7 +420,7 @@ def _aligned_to(
     return adapted
 
 
-def _adapt_step(name: str, step: Any, given: _Given, ledger: Ledger) -> Any:
+def _adapt_step(name: str, step: Any, given: Given, ledger: Ledger) -> Any:
     for subject in dict.fromkeys(given.subjects):
         own = given.take(given.subjects == subject)
         ledger.saw(name, "calibration", own.X)

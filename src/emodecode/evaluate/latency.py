@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from emodecode.errors import InputError
 
-BATCHES = (1, 600)
-"""One volume as it arrives, and the 600 vectors that S2 timed together."""
+BATCHES = (1, 32, 600)
+"""One volume as it arrives, a batch of networks' training, the 600 vectors S2 timed together."""
 
 
 def measure_latency(

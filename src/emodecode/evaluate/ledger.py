@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from emodecode.evaluate.fold import Split
+from emodecode.models.rows import Rows
 
 STEP_KINDS = {
     "columns": "model",
@@ -75,7 +76,7 @@ class Ledger:
         self,
         step: str,
         kind: str,
-        X: "np.ndarray | Sequence[int] | None",
+        X: "np.ndarray | Rows | Sequence[int] | None",
         *,
         fresh: bool | None = None,
         **extra: Any,
@@ -101,10 +102,10 @@ class Ledger:
         if fresh is not None:
             seen.fresh = fresh and seen.fresh is not False
 
-    def fit(self, name: str, step: BaseEstimator, X: np.ndarray) -> np.ndarray:
+    def fit(self, name: str, step: BaseEstimator, X: Any) -> Any:
         """Record a fit that is about to happen and return the plain array for it."""
         self.saw(name, STEP_KINDS.get(name, "model"), X, fresh=is_fresh(step))
-        return np.asarray(X)
+        return X if isinstance(X, Rows) else np.asarray(X)
 
     def rows(self) -> np.ndarray | None:
         """Return all rows that any step saw, sorted; None where one of them is unknown."""
@@ -172,7 +173,7 @@ def _picked(rows: np.ndarray, index: Any) -> np.ndarray | None:
 
 
 def _row_numbers(X: Any) -> np.ndarray | None:
-    if isinstance(X, TracedRows):
+    if isinstance(X, TracedRows | Rows):
         return X.rows
     numbers = None if X is None else np.asarray(X)
     if numbers is None or numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):

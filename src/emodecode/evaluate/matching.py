@@ -8,6 +8,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from tqdm import tqdm
 
+from emodecode.align.lowrank import standardised
 from emodecode.errors import InputError
 from emodecode.evaluate.tally import summarise
 from emodecode.samples import Samples
@@ -120,7 +121,7 @@ def intersubject_correlation(data: Mapping[str, np.ndarray]) -> dict[str, float]
     for name, own in data.items():
         total, count = _sum_of_others(data, name)
         n = min(len(own), len(total))
-        a, b = _standardised(own[:n]), _standardised(total[:n] / count[:n, None])
+        a, b = standardised(own[:n]), standardised(total[:n] / count[:n, None])
         found[name] = float((a * b).sum(axis=0).mean() / n)
     return found
 
@@ -207,11 +208,5 @@ def _sum_of_others(data: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarra
 
 def _correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson correlation of each row of `a` with each row of `b`."""
-    a, b = _standardised(a.T), _standardised(b.T)
+    a, b = standardised(a.T), standardised(b.T)
     return a.T @ b / len(a)
-
-
-def _standardised(values: np.ndarray) -> np.ndarray:
-    centred = np.asarray(values, dtype=np.float64) - values.mean(axis=0, dtype=np.float64)
-    deviation = centred.std(axis=0)
-    return centred / np.where(deviation > 1e-12, deviation, np.inf)

@@ -30,8 +30,9 @@ class Results:
         For each model and fold: ``model``, ``fold``, ``n_train``, ``n_test``, ``chosen`` (tuned
         parameters), ``temperature`` (by which the probabilities were scaled; None: they were not),
         ``seconds``, ``warnings``, ``fitted`` (which rows each step was handed:
-        :meth:`emodecode.evaluate.ledger.Ledger.entries`), ``history`` (epochs of a network) and
-        ``latency`` (of the first fold, where it was timed).
+        :meth:`emodecode.evaluate.ledger.Ledger.entries`), ``history`` (epochs of a network),
+        ``seeds`` (scores of its members, where there are several) and ``latency`` (of the first
+        fold, where it was timed).
     """
 
     predictions: pd.DataFrame = field(repr=False)
@@ -74,6 +75,16 @@ class Results:
             for epoch in fold.get("history") or []
         ]
         return pd.DataFrame(rows)
+
+    def seeds(self) -> pd.DataFrame:
+        """Scores of the members of the networks, one row a model, fold and seed."""
+        return pd.DataFrame(
+            [
+                {"model": fold["model"], "fold": fold["fold"]} | seed
+                for fold in self.folds
+                for seed in fold.get("seeds") or []
+            ]
+        )
 
     def latency(self) -> list[dict]:
         """How long the decoders of the first fold took, see `emodecode.evaluate.latency`."""

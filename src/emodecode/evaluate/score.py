@@ -23,19 +23,21 @@ from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
 import emodecode
-from emodecode.evaluate.alignfold import aligned_fold
+from emodecode.evaluate.alignfold import aligned_fold, forget_space
 from emodecode.evaluate.calibration import apply_temperature
 from emodecode.evaluate.foldfit import (
     Candidate,
     Tuning,
     adapt_fold,
     fit_fold,
+    predict_members_of,
     predict_rows,
     tune_fold,
 )
 from emodecode.evaluate.latency import measure_latency
 from emodecode.evaluate.ledger import Ledger
 from emodecode.evaluate.results import PREDICTION_COLUMNS, Results
+from emodecode.evaluate.seeds import score_seeds
 from emodecode.evaluate.splits import Split, inner_splits
 from emodecode.evaluate.workers import (
     backend,
@@ -99,9 +101,8 @@ def score(
     waiting = [task for task in tasks if task.key not in done]
     bar = tqdm(total=len(tasks), initial=len(done), desc="folds", unit="fold", disable=not progress)
     with bar, backend(scheduler, n_jobs, samples.X):
-        for key, outcome in _run_all(samples, waiting, tuning, n_jobs):
+        for key, outcome in _run_all(samples, waiting, tuning, n_jobs, resume_folder):
             done[key] = outcome
-            _store(key, outcome, resume_folder)
             bar.update()
     return _collect(samples, tasks, done, classes)
 
@@ -119,7 +120,7 @@ def check_inner_folds(
         As `inner_splits`.
     """
     fold = min(range(len(splits)), key=lambda number: len(splits[number].train))
-    child, rows = _child_seed(seed, name, fold), splits[fold].train
+    child, rows = child_seed(seed, name, fold), splits[fold].train
     inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=child)
 
 
@@ -160,7 +161,7 @@ def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Ta
             f"{candidate.alignment and candidate.alignment.fingerprint}"
         )
         for fold, split in enumerate(splits):
-            child = _child_seed(seed, candidate.name, fold)
+            child = child_seed(seed, candidate.name, fold)
             rows = b"".join(part.tobytes() for part in (split.train, split.calibrate, split.test))
             text = f"{common}|{described}|{child}|{hashlib.sha256(rows).hexdigest()}"
             tasks.append(
@@ -169,7 +170,8 @@ def _tasks(samples, splits, candidates, tuning, seed, resume_folder) -> list[_Ta
     return tasks
 
 
-def _child_seed(seed: int, name: str, fold: int) -> int:
+def child_seed(seed: int, name: str, fold: int) -> int:
+    """Return the seed of a model in a fold, whatever the order of both."""
     label = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     return int(np.random.SeedSequence([seed, label, fold]).generate_state(1)[0] >> 1)
 
@@ -187,8 +189,9 @@ def fingerprint_samples(samples: Samples) -> str:
 
 
 def _run_all(
-    samples: Samples, tasks: list[_Task], tuning: Tuning, n_jobs: int
+    samples: Samples, tasks: list[_Task], tuning: Tuning, n_jobs: int, folder: Path | None
 ) -> Iterator[tuple[str, _Outcome]]:
+    """Do the tasks; each is stored as soon as it is done, on a cluster when its group comes in."""
     if not tasks:
         return
     active = joblib.parallel.get_active_backend()[0].__class__.__name__
@@ -196,12 +199,17 @@ def _run_all(
     if n_jobs == 1 and "Dask" not in active:
         for group in _groups(tasks):
             for task in group:
-                yield _run_one(*given, task, tuning)
+                key, outcome = _run_one(*given, task, tuning)
+                _store(key, outcome, folder)
+                yield key, outcome
         return
+    here, there = (folder, None) if "Dask" in active else (None, folder)
     parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, max_nbytes="1M")
-    calls = (joblib.delayed(_run_group)(*given, group, tuning) for group in _groups(tasks))
+    calls = (joblib.delayed(_run_group)(*given, group, tuning, there) for group in _groups(tasks))
     for outcomes in parallel(calls):
-        yield from outcomes
+        for key, outcome in outcomes:
+            _store(key, outcome, here)
+            yield key, outcome
 
 
 def _groups(tasks: list[_Task]) -> list[list[_Task]]:
@@ -214,9 +222,19 @@ def _groups(tasks: list[_Task]) -> list[list[_Task]]:
 
 
 def _run_group(
-    X: np.ndarray, table: pd.DataFrame, classes: tuple[str, ...], group: list[_Task], tuning: Tuning
+    X: np.ndarray,
+    table: pd.DataFrame,
+    classes: tuple[str, ...],
+    group: list[_Task],
+    tuning: Tuning,
+    folder: Path | None,
 ) -> list[tuple[str, _Outcome]]:
-    return [_run_one(X, table, classes, task, tuning) for task in group]
+    done = []
+    for task in group:
+        done.append(_run_one(X, table, classes, task, tuning))
+        _store(*done[-1], folder)
+    forget_space()
+    return done
 
 
 def _run_one(
@@ -245,6 +263,7 @@ def _run_one(
             *(X, y, table, split.train),
             params=chosen,
             seed=task.seed,
+            gap_s=tuning.gap_s,
             fit_on_all=candidate.fit_on_all,
             fold=fold,
             judged_on=split.test if candidate.choose_epoch_on_test else None,
@@ -252,6 +271,7 @@ def _run_one(
         )
         fitted = adapt_fold(fitted, X, y, table, split, fold=fold, ledger=ledger)
         probabilities = predict_rows(fitted, X, table, split.test, classes=classes, where=where)
+        members = predict_members_of(fitted, X, table, split.test)
         if temperature is not None:
             probabilities = apply_temperature(probabilities, temperature)
         seconds = time.perf_counter() - started
@@ -267,6 +287,14 @@ def _run_one(
         "fitted": ledger.entries(split),
         "temperature": temperature,
         "latency": latency,
+        "seeds": []
+        if members is None
+        else score_seeds(
+            members,
+            table.iloc[split.test],
+            own=fitted.classes_,
+            classes=classes,
+        ),
         "history": list(getattr(fitted.steps[-1][1], "history_", None) or []),
     }
     return task.key, _Outcome(probabilities, info)

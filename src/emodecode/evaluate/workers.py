@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -68,10 +69,16 @@ def describe_pipeline(pipeline: Pipeline) -> str:
     params.pop("steps", None)
     return repr(
         [
-            (name, type(value).__qualname__ if hasattr(value, "get_params") else value)
+            (name, type(value).__qualname__ if hasattr(value, "get_params") else _described(value))
             for name, value in sorted(params.items())
         ]
     )
+
+
+def _described(value: Any) -> Any:
+    """Arrays, and lists of them, by their hash: numpy's repr shortens them."""
+    held = value if isinstance(value, list | tuple) else [value]
+    return joblib.hash(value) if any(isinstance(each, np.ndarray) for each in held) else value
 
 
 def store_part(key: str, arrays: dict[str, np.ndarray], folder: Path) -> None:

@@ -86,22 +86,26 @@ def anova_f(
     return found.f_values, found.p_values
 
 
-def column_moments(X: np.ndarray, *, chunk_voxels: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+def column_moments(
+    X: np.ndarray, *, rows: np.ndarray | None = None, chunk_voxels: int = 4096
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance (divided by n_samples) of every column, in bounded memory.
 
-    The same one pass as :func:`anova`; the variance of a constant column is exactly 0.
+    The same one pass as :func:`anova`; the variance of a constant column is exactly 0. With `rows`
+    only these rows of `X` count.
 
     Raises
     ------
     InputError
         Values that are not finite.
     """
-    n, n_voxels = X.shape
+    n, n_voxels = len(X) if rows is None else len(rows), X.shape[1]
     mean, variance = np.empty(n_voxels), np.empty(n_voxels)
     codes = np.zeros(n, dtype=np.intp)
-    for columns, sums, squares in _tile_sums(X, codes, 1, None, chunk_voxels):
+    first = 0 if rows is None else rows[0]
+    for columns, sums, squares in _tile_sums(X, codes, 1, rows, chunk_voxels):
         shifted = sums[0] / n
-        mean[columns] = X[0, columns] + shifted
+        mean[columns] = X[first, columns] + shifted
         spread = np.maximum(squares / n - shifted**2, 0.0)
         variance[columns] = np.where(squares == 0, 0.0, spread)
     return mean, variance

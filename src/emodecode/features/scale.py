@@ -49,6 +49,18 @@ class VoxelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return coef, intercept - coef @ self.mean_
 
 
+def check_finite(X: np.ndarray) -> None:
+    """Refuse samples with values that are not finite."""
+    bad = ~np.isfinite(X).all(axis=1)
+    if bad.any():
+        raise InputError(
+            "features",
+            found=f"values that are not finite in {int(bad.sum())} of {len(X)} samples",
+            expected="finite numbers",
+            remedy="Look for missing values in the data, and for voxels outside the brain.",
+        )
+
+
 def check_width(X: np.ndarray, n_columns: int) -> None:
     """Refuse samples whose number of columns differs from training."""
     if X.ndim != 2 or X.shape[1] != n_columns:

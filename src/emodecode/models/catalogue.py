@@ -19,10 +19,11 @@ from emodecode.features.scale import VoxelScaler
 from emodecode.features.select import TakeColumns, TopVoxels
 from emodecode.models.lda import ShrunkLda
 from emodecode.models.linear import LinearByGram, coordinates_of
-from emodecode.models.networks import NETWORK_KINDS
+from emodecode.models.networks import NETWORK_KINDS, VOLUME_KINDS
 from emodecode.models.parameters import what_is_expected
 from emodecode.models.perceptron import Perceptron
 from emodecode.models.rbf import RbfSvm
+from emodecode.models.rows import Rows
 from emodecode.models.steps import fit_step, fit_transform_step, is_step
 from emodecode.models.trees import BoostedTrees
 
@@ -47,6 +48,8 @@ class Kind:
         Has weights (:func:`emodecode.models.linear.linear_weights`).
     is_scaled : bool
         Depends on the voxels' scale.
+    reads_volumes : bool
+        Puts the voxels back into volumes: takes all of a mask, and scales them itself.
     """
 
     description: str
@@ -55,6 +58,7 @@ class Kind:
     grid: dict[str, list[Any]]
     is_linear: bool = False
     is_scaled: bool = True
+    reads_volumes: bool = False
 
 
 def _linear(estimator: Callable[..., BaseEstimator]) -> Callable[..., BaseEstimator]:
@@ -169,7 +173,11 @@ KINDS: dict[str, Kind] = {
         {},
         is_scaled=False,
     ),
-} | {name: Kind(*parts) for name, parts in NETWORK_KINDS.items()}
+}
+KINDS |= {name: Kind(*parts) for name, parts in NETWORK_KINDS.items()}
+KINDS |= {
+    name: Kind(*parts, is_scaled=False, reads_volumes=True) for name, parts in VOLUME_KINDS.items()
+}
 """Kind of decoder -> how it is made."""
 
 
@@ -213,6 +221,7 @@ def make_pipeline_for(
     select_by: str = "group",
     scale: bool = True,
     columns: Sequence[int] | None = None,
+    mask: np.ndarray | None = None,
     seed: int = 0,
 ) -> Pipeline:
     """Return the unfitted pipeline of a decoder: everything that a fold has to learn anew.
@@ -234,12 +243,17 @@ def make_pipeline_for(
         not depend on it.
     columns : sequence of int, optional
         Use only these columns.
+    mask : ndarray of bool, shape (x, y, z), optional
+        Of a kind that reads volumes: it is one step, which takes all voxels of the mask and
+        standardises them itself unless `scale` is False or its parameter ``normalise`` says else.
 
     Raises
     ------
     InputError
         Whatever :func:`make_model` finds.
     """
+    if kind_of(kind).reads_volumes:
+        return _volume_pipeline(kind, params or {}, mask, scale, seed)
     classifier = make_model(kind, params=params, seed=seed)
     steps: list[tuple[str, BaseEstimator]] = []
     if columns is not None:
@@ -253,8 +267,22 @@ def make_pipeline_for(
         steps.append(("scale", VoxelScaler()))
     if kind in NETWORK_KINDS:
         with sklearn.config_context(enable_metadata_routing=True):
-            classifier.set_fit_request(subjects=True)
+            classifier.set_fit_request(subjects=True, parts=True)
     return Pipeline([*steps, ("classifier", classifier)])
+
+
+def _volume_pipeline(
+    kind: str, params: dict[str, Any], mask: np.ndarray | None, scale: bool, seed: int
+) -> Pipeline:
+    own = params if scale else {"normalise": None} | params
+    classifier: Any = make_model(kind, params=own, seed=seed).set_params(mask=mask)
+    windowed = (classifier.window or 1) > 1
+    with sklearn.config_context(enable_metadata_routing=True):
+        classifier.set_fit_request(
+            subjects=True, parts=True, moments=windowed, votes=bool(classifier.soft_labels)
+        )
+        classifier.set_predict_proba_request(moments=windowed)
+    return Pipeline([("classifier", classifier)])
 
 
 def make_grid(
@@ -331,9 +359,9 @@ def fit_points_through(
     points: Sequence[dict[str, Any]],
     y: np.ndarray,
     *,
-    fit_front: Callable[[Sequence[Step]], np.ndarray],
+    fit_front: "Callable[[Sequence[Step]], np.ndarray | Rows]",
     subjects: np.ndarray | None = None,
-    told: Callable[[str, BaseEstimator, np.ndarray], Any] | None = None,
+    told: Callable[[str, BaseEstimator, Any], Any] | None = None,
     more: Callable[[Sequence[Step]], dict[str, Any]] | None = None,
 ) -> list[Pipeline]:
     """Do as :func:`fit_points`, with the steps before the classifier fitted by the caller.
@@ -353,7 +381,7 @@ def fit_points_through(
         ``fitted steps before the classifier -> more keyword arguments of its fit``.
     """
     last = pipeline.steps[-1][0]
-    shared: dict[str, tuple[list, np.ndarray, Any]] = {}
+    shared: dict[str, tuple[list, Any, Any]] = {}
     fitted = []
     for point in points:
         front, classifier = _split_steps(clone(pipeline).set_params(**point))
@@ -361,17 +389,21 @@ def fit_points_through(
         if key not in shared:
             values = fit_front(front)
             linear = isinstance(classifier, LinearByGram)
-            shared[key] = (front, values, coordinates_of(np.asarray(values)) if linear else None)
+            shared[key] = (front, values, coordinates_of(_plain(values)) if linear else None)
         front, values, coordinates = shared[key]
         if told is not None:
             told(last, classifier, values)
         if coordinates is None:
             extra = {} if more is None else more(front)
-            fit_step(classifier, np.asarray(values), y, subjects, **extra)
+            fit_step(classifier, _plain(values), y, subjects, **extra)
         else:
-            classifier.fit_in(np.asarray(values), y, coordinates=coordinates)
+            classifier.fit_in(_plain(values), y, coordinates=coordinates)
         fitted.append(Pipeline([*front, (last, classifier)]))
     return fitted
+
+
+def _plain(values: Any) -> Any:
+    return values if isinstance(values, Rows) else np.asarray(values)
 
 
 def kind_of(kind: str) -> Kind:

@@ -12,11 +12,18 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from emodecode.errors import InputError
-from emodecode.features.scale import check_width
+from emodecode.features.scale import check_finite, check_width
 from emodecode.models.conv1d import NETWORKS
 from emodecode.models.linear import check_classes
-from emodecode.models.training import Recipe, train
+from emodecode.models.members import (
+    Given,
+    Parts,
+    divide,
+    encode,
+    member_recipe,
+    train_members,
+)
+from emodecode.models.training import Recipe
 
 _CHUNK = 4096
 """Rows that are predicted at once."""
@@ -26,8 +33,9 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
     """A network, or a few that are averaged, with the epoch chosen on held-out training subjects.
 
     Each of `n_members` networks starts from its own weights and holds out another part of the
-    training subjects; their probabilities are averaged. Nothing is trained again after the epoch
-    is chosen: with several members every subject is in the training of most of them.
+    training subjects (with more members than subjects, parts serve again); their probabilities are
+    averaged. Nothing is trained again after the epoch is chosen: with several members every
+    subject is in the training of most of them.
 
     Parameters
     ----------
@@ -50,10 +58,10 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
     choose_by : {"loss", "accuracy"}
         What the best epoch is best in, on the validation.
     validation_share : float
-        Share of the training subjects that are held out to choose the epoch; 0: the last epoch is
-        taken. With fewer than three subjects, or none given, contiguous rows: the last ones for
-        the first member, those before them for the next. What would leave the training without a
-        class is not held out.
+        Share of the training subjects that are held out to choose the epoch, less where there are
+        more members: at most one part of `n_members`. 0: the last epoch is taken. With fewer than
+        three subjects, or none given, contiguous rows: the last ones for the first member, those
+        before them for the next. What would leave the training without a class is not held out.
     n_members : int
     class_weight : "balanced" or None
     random_state : int
@@ -86,7 +94,7 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
     Raises
     ------
     InputError
-        At `fit`: one class, parameters out of range, or a loss that is no longer finite.
+        At `fit`: one class, features or a loss that are not finite, parameters out of range.
     """
 
     def __init__(
@@ -146,6 +154,7 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
         y: np.ndarray,
         *,
         subjects: np.ndarray | None = None,
+        parts: Parts | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> "NetClassifier":
         """Train.
@@ -156,36 +165,40 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
         y : ndarray of shape (n_samples,)
         subjects : ndarray of shape (n_samples,), optional
             Subject of each sample; the validation holds out whole subjects.
+        parts : sequence of (train, judge), optional
+            Positions to train and to choose the epoch on, member by member, instead: disjoint by
+            subject and stimulus where all subjects saw the same film.
         validation : (X, y), optional
             Samples to choose the epoch on instead, as S2 chose it on the test subject. Whoever
             passes test samples leaks them.
         """
         X = np.asarray(X, dtype=np.float32)
+        check_finite(X)
         check_classes(y)
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         self.n_features_in_ = X.shape[1]
-        self.modules_: list[Any] = []
-        self.history_: list[dict[str, Any]] = []
-        self.best_epochs_: list[int] = []
-        self.validation_subjects_: list[list[str]] = []
+        judged = None
         if validation is not None:
-            given = np.asarray(validation[0], np.float32), self._encode(validation[1])
-        for member in range(self.n_members):
-            held_out = np.zeros(len(X), dtype=bool)
-            if validation is None:
-                held_out, names = self._hold_out(codes, subjects, member)
-                given = X[held_out], codes[held_out]
-                self.validation_subjects_.append(names)
-            found = train(
-                self._make_module,
-                (X[~held_out], codes[~held_out]),
-                given if len(given[0]) else None,
-                recipe=self._recipe(member),
-                n_classes=len(self.classes_),
-            )
-            self.modules_.append(found.module)
-            self.best_epochs_.append(found.best_epoch)
-            self.history_ += [{"seed": member} | row for row in found.history]
+            labels = encode(validation[1], self.classes_, where=f"model {self.network}")
+            judged = np.asarray(validation[0], np.float32), labels
+        divisions = divide(
+            codes,
+            subjects,
+            n_members=self.n_members,
+            share=self.validation_share if validation is None else 0.0,
+            seed=self.random_state,
+            parts=parts,
+        )
+        found = train_members(
+            self._make_module,
+            Given(X, codes),
+            divisions,
+            recipe_of=self._recipe,
+            validation=judged,
+        )
+        self.modules_, self.history_ = found.modules, found.history
+        self.best_epochs_ = found.best_epochs
+        self.validation_subjects_ = found.validation_subjects
         self.inference_: list[Any] = [
             module.collapse() if hasattr(module, "collapse") else module for module in self.modules_
         ]
@@ -193,16 +206,20 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return the members' mean probabilities, shape (n_samples, n_classes)."""
+        return self.predict_members(X).mean(axis=0)
+
+    def predict_members(self, X: np.ndarray) -> np.ndarray:
+        """Return each member's probabilities, shape (n_members, n_samples, n_classes)."""
         check_is_fitted(self, "modules_")
         X = np.ascontiguousarray(X, dtype=np.float32)
         check_width(X, self.n_features_in_)
-        total = np.zeros((len(X), len(self.classes_)))
+        found = np.empty((len(self.inference_), len(X), len(self.classes_)))
         with torch.inference_mode():
             for start in range(0, len(X), _CHUNK):
                 rows = torch.from_numpy(X[start : start + _CHUNK])
-                for module in self.inference_:
-                    total[start : start + _CHUNK] += torch.softmax(module(rows), dim=1).numpy()
-        return total / len(self.inference_)
+                for own, module in zip(found, self.inference_, strict=True):
+                    own[start : start + _CHUNK] = torch.softmax(module(rows), dim=1).numpy()
+        return found
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
@@ -216,52 +233,5 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
             return {}
         return {name: getattr(self, name) for name in ("n_filters", "dropout", "noise")}
 
-    def _encode(self, y: np.ndarray) -> np.ndarray:
-        codes = np.searchsorted(self.classes_, y)
-        known = self.classes_[np.minimum(codes, len(self.classes_) - 1)] == y
-        if not known.all():
-            raise InputError(
-                f"model {self.network}",
-                found="validation samples of a class that is not in training",
-                expected=f"classes {', '.join(map(str, self.classes_))}",
-                remedy="Leave these samples out of the validation.",
-            )
-        return codes
-
-    def _hold_out(
-        self, codes: np.ndarray, subjects: np.ndarray | None, member: int
-    ) -> tuple[np.ndarray, list[str]]:
-        """Rows that a member is judged on, and whose they are."""
-        nothing = np.zeros(len(codes), dtype=bool)
-        if not self.validation_share:
-            return nothing, []
-        n_parts = max(self.n_members, round(1 / self.validation_share), 2)
-        names = np.empty(0) if subjects is None else np.unique(subjects)
-        by_subject = subjects is not None and len(names) >= 3
-        owners = np.asarray(subjects) if by_subject else _contiguous(len(codes), n_parts)
-        if by_subject:
-            names = np.random.default_rng(self.random_state).permutation(names)
-        else:
-            names = np.arange(n_parts)
-        parts = np.array_split(names, min(n_parts, len(names)))
-        for number in range(member, member + len(parts)):
-            chosen = parts[number % len(parts)]
-            held_out = np.isin(owners, chosen)
-            if len(np.unique(codes[~held_out])) == len(self.classes_):
-                return held_out, sorted(map(str, chosen)) if by_subject else []
-        return nothing, []
-
     def _recipe(self, member: int) -> Recipe:
-        seed = np.random.SeedSequence([self.random_state, member]).generate_state(1)[0]
-        own = set(Recipe.__dataclass_fields__) - {"seed", "options"}
-        named = {name: getattr(self, name) for name in own}
-        if self.checkpoint is not None:
-            named["checkpoint"] = Path(self.checkpoint)
-        if self.device == "auto":
-            named["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-        return Recipe(**named, seed=int(seed), options=self._options())
-
-
-def _contiguous(n: int, n_parts: int) -> np.ndarray:
-    """Number the rows' contiguous parts of equal length, from the last to the first."""
-    return (np.arange(n)[::-1] * n_parts) // n
+        return member_recipe(self, member, options=self._options())

@@ -15,6 +15,15 @@ def _maker(network: str, **fixed: Any) -> Callable[..., BaseEstimator]:
     return make
 
 
+def _volume_maker(network: str) -> Callable[..., BaseEstimator]:
+    def make(**params: Any) -> BaseEstimator:
+        from emodecode.models.volumenet import VolumeNetClassifier
+
+        return VolumeNetClassifier(network=network, **params)
+
+    return make
+
+
 _TRAINED = {
     "max_epochs": 150,
     "batch_size": 64,
@@ -65,3 +74,81 @@ NETWORK_KINDS: dict[str, tuple[str, Callable[..., BaseEstimator], dict[str, Any]
     ),
 }
 """Kind -> description, maker, defaults, grid: the fields of `emodecode.models.catalogue.Kind`."""
+
+_VOLUMES = {
+    "max_epochs": 50,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "weight_decay": 1e-4,
+    "l1": 0.0,
+    "l2": 0.0,
+    "plateau_factor": 1.0,
+    "plateau_patience": 30,
+    "min_learning_rate": 1e-6,
+    "patience": None,
+    "choose_by": "loss",
+    "validation_share": 0.2,
+    "n_members": 1,
+    "class_weight": "balanced",
+    "soft_labels": False,
+    "normalise": "voxel",
+    "window": None,
+    "window_by": "attention",
+    "shift_vox": 0,
+    "intensity": 0.0,
+    "device": "auto",
+    "precision": "auto",
+    "accumulate": 1,
+    "compile": False,
+    "n_workers": 0,
+}
+
+_S2B = {
+    "depth": 50,
+    "max_epochs": 1250,
+    "batch_size": 32,
+    "schedule": "plateau",
+    "weight_decay": 0.0,
+    "l2": 2e-4,
+    "plateau_factor": 0.3,
+    "choose_by": "accuracy",
+    "class_weight": None,
+    "normalise": None,
+}
+
+VOLUME_KINDS: dict[str, tuple[str, Callable[..., BaseEstimator], dict[str, Any], dict]] = {
+    "small3d": (
+        "small separable 3-D network of ours that reads products of regions; trains on a laptop",
+        _volume_maker("small3d"),
+        _VOLUMES | {"dropout": 0.3, "noise": 0.5, "n_filters": 16},
+        {"learning_rate": [1e-3, 3e-3]},
+    ),
+    "separable3d": (
+        "S1's depthwise-separable 3-D CNN, 424,549 parameters for five classes, and S1's recipe: "
+        "AdamW, cosine, 50 epochs of batches of 16",
+        _volume_maker("separable3d"),
+        _VOLUMES | {"dropout": 0.3, "patience": 10, "choose_by": "accuracy", "class_weight": None},
+        {"learning_rate": [1e-3, 3e-4]},
+    ),
+    "resnet3d": (
+        "3-D residual network of depth 18, 34, 50, 101 or 152",
+        _volume_maker("resnet3d"),
+        _VOLUMES | {"depth": 18, "patience": 15},
+        {"weight_decay": [1e-4, 1e-2]},
+    ),
+    "s2_resnet3d": (
+        "S2-B's recipe on a 3-D ResNet-50: Adam, plateau .3 after 30 epochs, batches of 32, "
+        "1,250 epochs, L2 of 2e-4, volumes as they come",
+        _volume_maker("resnet3d"),
+        _VOLUMES | _S2B,
+        {"l2": [2.5e-3, 1e-3, 5e-4, 2e-4]},
+    ),
+    "efficientnet3d": (
+        "3-D EfficientNet of size b0 to b7",
+        _volume_maker("efficientnet3d"),
+        _VOLUMES | {"size": "b0", "patience": 15},
+        {"weight_decay": [1e-4, 1e-2]},
+    ),
+}
+"""As `NETWORK_KINDS`, of the networks that read whole volumes."""

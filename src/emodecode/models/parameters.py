@@ -11,12 +11,21 @@ _CHOICES = {
     "activation": ("relu", "tanh", "logistic", "identity"),
     "strategy": ("prior", "most_frequent", "stratified", "uniform"),
     "choose_by": ("loss", "accuracy"),
+    "depth": (18, 34, 50, 101, 152),
+    "size": ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"),
+    "window_by": ("attention", "gru"),
+    "normalise": ("voxel", "volume", "none", None),
+    "schedule": ("plateau", "cosine"),
+    "precision": ("auto", "float32", "bf16"),
+    "soft_labels": (True, False),
+    "compile": (True, False),
 }
 _COUNTS = (
     *("n_estimators", "max_iter", "max_bin", "max_voxels", "n_voxels", "min_samples_leaf"),
     *("max_epochs", "plateau_patience", "n_members", "n_filters"),
+    "accumulate",
 )
-_FROM_ZERO = ("l1", "l2", "weight_decay", "noise")
+_FROM_ZERO = ("l1", "l2", "weight_decay", "noise", "intensity")
 _SHARES = ("subsample", "colsample_bynode", "plateau_factor")
 
 
@@ -32,7 +41,9 @@ def what_is_expected(name: str, value: Any) -> str | None:
         good, expected = whole and value >= 1, _COUNT
     elif name == "batch_size":
         good, expected = whole and value >= 2, "a whole number from 2"
-    elif name in ("max_depth", "patience"):
+    elif name in ("n_workers", "shift_vox"):
+        good, expected = whole and value >= 0, "a whole number from 0"
+    elif name in ("max_depth", "patience", "window"):
         good, expected = value in (None, "none") or (whole and value >= 1), f"{_COUNT}, or none"
     elif name == "shrinkage":
         good, expected = value == "auto" or (number and 0 <= value <= 1), '"auto", or 0 to 1'

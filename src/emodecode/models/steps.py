@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
 
 
 def is_step(step: BaseEstimator | str | None) -> bool:
@@ -16,6 +17,16 @@ def fit_step(
 ) -> None:
     """Fit a step in place; `more` goes to its ``fit`` as it is."""
     step.fit(X, y, **_wanted(step, "fit", subjects), **more)
+
+
+def asks_for(step: BaseEstimator, method: str, name: str) -> bool:
+    """Tell whether a step asked for some metadata (scikit-learn's metadata routing)."""
+    return bool(step.get_metadata_routing().consumes(method, [name]))
+
+
+def reads_rows(pipeline: Pipeline) -> bool:
+    """Tell whether a pipeline is one classifier that reads `Rows` itself, batch by batch."""
+    return len(pipeline.steps) == 1 and getattr(pipeline.steps[-1][1], "reads_rows", False)
 
 
 def fit_transform_step(
@@ -34,6 +45,6 @@ def transform_step(step: BaseEstimator, X: np.ndarray, subjects: np.ndarray | No
 
 
 def _wanted(step: BaseEstimator, method: str, subjects: np.ndarray | None) -> dict:
-    """Subjects, where the step asked for them (scikit-learn's metadata routing)."""
-    asks = step.get_metadata_routing().consumes(method, ["subjects"])
-    return {"subjects": subjects} if asks and subjects is not None else {}
+    """Subjects, where the step asked for them."""
+    asks = subjects is not None and asks_for(step, method, "subjects")
+    return {"subjects": subjects} if asks else {}

@@ -171,6 +171,17 @@ def timing_notes(metadata: dict) -> list[str]:
 def read_confounds(
     image: BidsFile, trees: Sequence[Tree], *, names: Sequence[str], where: str
 ) -> tuple[pd.DataFrame, list[str]]:
+    """Find the confounds table of an image and read it: `read_confounds_table`.
+
+    Raises
+    ------
+    DataMissingError
+        No confounds table.
+    """
+    return read_confounds_table(_confounds_path(image, trees, where), names=names)
+
+
+def read_confounds_table(path: Path, *, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Columns of an fMRIPrep confounds table; `names` may be globs (``trans_*``).
 
     A missing value in the first row (derivatives and framewise displacement have none there)
@@ -178,12 +189,9 @@ def read_confounds(
 
     Raises
     ------
-    DataMissingError
-        No confounds table.
     InputError
         No such column, a value that is no number, or one missing after the first row.
     """
-    path = _confounds_path(image, trees, where)
     try:
         table = parse_table(path, na_values=["n/a"])
     except ValueError as error:

@@ -37,6 +37,7 @@ DOWNLOADS = {
     "folds-classes.tsv": "precision, recall, F1 and AUC of every class in every fold",
     "folds-confusion.tsv": "confusion of every fold",
     "training.tsv": "loss and accuracy of every epoch",
+    "seeds.tsv": "scores of every seed of a network in every fold",
     "latency.json": "how long predictions take",
     "audit.json": "the audit and its findings",
     "splits.json": "the folds",

@@ -22,6 +22,8 @@ NAMES = {
     "macro_auc": "macro AUC",
     "log_loss": "log loss",
 }
+MOST_BANDS = 6
+"""Classes up to which each ROC curve has its band; with more only the macro mean has."""
 _WIDTH, _ROW, _TOP, _BOTTOM = 720, 34, 8, 46
 
 
@@ -109,8 +111,8 @@ def draw_roc(
     Parameters
     ----------
     roc : dict
-        ``per_class micro macro`` of `emodecode.evaluate.roc.roc_curves`; the 95 % band over
-        subjects is drawn around the macro mean.
+        ``per_class micro macro`` of `emodecode.evaluate.roc.roc_curves`; the 95 % bands over
+        subjects are drawn around each class (of few) and, else, the macro mean.
     colours : dict of str -> str
         Of the classes.
     name : str
@@ -125,7 +127,11 @@ def draw_roc(
         axes = figure.add_axes((0.15, 0.14, 0.82, 0.82))
         axes.plot([0, 1], [0, 1], color=FAINT, lw=1.2, zorder=1)
         width = 1.0 if len(roc["per_class"]) > 8 else 1.6
-        _draw_band(axes, roc["macro"])
+        if len(roc["per_class"]) > MOST_BANDS:
+            _draw_band(axes, roc["macro"], INK)
+        else:
+            for label, curve in roc["per_class"].items():
+                _draw_band(axes, curve, colours[label])
         for label, curve in roc["per_class"].items():
             _draw_curve(axes, curve, color=colours[label], lw=width, zorder=2)
         _draw_curve(axes, roc["macro"], color=INK, lw=2.6, zorder=3)
@@ -149,10 +155,10 @@ def _draw_curve(axes, curve: dict[str, Any] | None, **style: Any) -> None:
         axes.plot(np.linspace(0, 1, len(curve["tpr"])), curve["tpr"], **style)
 
 
-def _draw_band(axes, curve: dict[str, Any] | None) -> None:
+def _draw_band(axes, curve: dict[str, Any] | None, colour: str) -> None:
     low, high = ((curve or {}).get(end) for end in ("low", "high"))
     if low and high and None not in low and None not in high:
-        axes.fill_between(np.linspace(0, 1, len(low)), low, high, color=INK, alpha=0.12, lw=0)
+        axes.fill_between(np.linspace(0, 1, len(low)), low, high, color=colour, alpha=0.12, lw=0)
 
 
 def _rows(names: list[str], *, right: float, row: int = _ROW):

@@ -64,9 +64,11 @@ def _row(name: str, results: ResultsFolder, published: ResultsFolder) -> dict[st
 
 
 def _side(name: str, form: ResultsFolder) -> dict[str, Any]:
-    score = form.scores["models"][name].get("balanced_accuracy") or {}
+    scores = form.scores["models"][name]
+    score = scores.get("balanced_accuracy") or {}
     return {
         "score": {"value": None} | score,
+        "auc": (scores.get("macro_auc") or {}).get("value"),
         "p": wording.cell_p(score.get("p"), smallest_p=score.get("p_smallest")),
         "verdict": form.verdict,
     }

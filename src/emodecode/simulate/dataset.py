@@ -17,6 +17,7 @@ from emodecode.errors import InputError
 from emodecode.run import Run
 from emodecode.samples import write_table
 from emodecode.simulate.brain import make_brain
+from emodecode.simulate.movie import AnnotatedFilm
 from emodecode.simulate.recipe import make_recipe
 from emodecode.simulate.runs import describe_truth, simulate_subject
 from emodecode.simulate.subjects import make_subject
@@ -34,8 +35,8 @@ truth.json){truth_extra}.
 {film}"""
 FILM_README = """
 A film of {n_runs} segments was shown; segments.tsv gives the start and end of each run's segment on
-the film's clock (neighbours overlap). annotations/ holds one file per simulated observer, times in
-seconds on the film's clock.
+the film's clock (neighbours overlap). annotations/ holds one file per {observer}, times in
+seconds on the film's clock{licence}.
 """
 
 
@@ -43,6 +44,7 @@ def simulate_dataset(
     folder: str | os.PathLike,
     *,
     preset: str | None = None,
+    annotated: AnnotatedFilm | None = None,
     overwrite: bool = False,
     n_jobs: int = 1,
     progress: bool = True,
@@ -59,6 +61,8 @@ def simulate_dataset(
         New folder.
     preset : str, optional
         A name in :data:`emodecode.simulate.recipe.PRESETS`.
+    annotated : AnnotatedFilm, optional
+        A real film, whose emotions are planted instead of drawn ones.
     overwrite : bool
         Replace `folder` if it is a simulated data set.
     n_jobs : int
@@ -80,7 +84,7 @@ def simulate_dataset(
     """
     folder = Path(folder)
     recipe = make_recipe(preset=preset, **choices)
-    world = make_world(recipe, make_brain(recipe))
+    world = make_world(recipe, make_brain(recipe), annotated=annotated)
     world.plans(0)  # an impossible design fails before anything is written
     _check_target(folder, overwrite=overwrite)
     partial = folder.with_name(folder.name + ".partial")
@@ -210,7 +214,16 @@ def _write_root(root: Path, world: World, subjects: pd.DataFrame) -> None:
     for task in sorted({plan.task for plan in world.plans(0)}):
         sidecar = {"TaskName": task, "RepetitionTime": recipe.tr_s}
         _write_json(root / f"task-{task}_bold.json", sidecar)
-    film = "" if world.scenes is None else FILM_README.format(n_runs=recipe.n_runs)
+    real = world.annotated is not None
+    film = (
+        ""
+        if world.scenes is None
+        else FILM_README.format(
+            n_runs=recipe.n_runs,
+            observer="observer of a real film" if real else "simulated observer",
+            licence="; they are no simulation and keep their own licence" if real else "",
+        )
+    )
     text = README.format(
         version=__version__,
         design=recipe.design,

@@ -32,9 +32,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_volumes": 450,
         "classes": ("ANGERRAGE", "FEAR", "HAPPINESS", "LOVE", "SADNESS"),
     },
+    "s2b": {
+        "design": "blocks",
+        "n_subjects": 11,
+        "n_volumes": 80,
+        "classes": ("rest", "neutral", "negative"),
+        "shape": (64, 64, 44),
+        "voxel_mm": 3.0,
+        "gain_sd": 0.3,
+        "shift_mm": 4.0,
+        "warp_mm": 3.0,
+    },
 }
 """Named recipes. ``s2``: 11 subjects x 2 runs x 200 volumes of 20-s blocks, rest between all of
-them (give ``shape=(64, 64, 44), voxel_mm=3.0`` for its volumes); ``s1``: a film in 8 segments."""
+them (give ``shape=(64, 64, 44), voxel_mm=3.0`` for its volumes); ``s1``: a film in 8 segments;
+``s2b``: the whole volumes of S2's experiment B, 11 subjects x 2 runs x 80 volumes of 20-s blocks,
+anatomies that differ and a scanner gain of each run's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +90,9 @@ class Recipe:
         Shortest and longest scene of a film, seconds.
     overlap_s : float
         Overlap of consecutive film segments.
+    segments_s : sequence of (start, end), optional
+        Start and end of each run's segment on the film's clock, seconds; the first `n_runs` are
+        shown, and `n_volumes` and `overlap_s` are not used. Default: segments of equal length.
     film_volumes : int
         Blocks only: length of one more run per subject, ``task-film``, time-locked, unlabelled.
     n_latents, background
@@ -87,6 +103,8 @@ class Recipe:
         Grid on disk; `shape` defaults to one that holds the whole brain.
     sfnr : float
         Temporal signal to noise: mean over temporal standard deviation of the noise.
+    gain_sd : float
+        Spread (standard deviation of the logarithm) of the scanner's gain over runs.
     ar1, ar1_sd : float
         Lag-1 autocorrelation of the noise at one TR, and its spread over voxels.
     smoothness_mm, pattern_mm : float
@@ -144,6 +162,7 @@ class Recipe:
     gap_s: float = 0.0
     scene_s: tuple[float, float] = (10.0, 60.0)
     overlap_s: float = 16.0
+    segments_s: tuple[tuple[float, float], ...] | None = None
     film_volumes: int = 0
     n_latents: int = 12
     background: float = 1.0
@@ -152,6 +171,7 @@ class Recipe:
     voxel_mm: float = 6.0
     shape: tuple[int, int, int] | None = None
     sfnr: float = 70.0
+    gain_sd: float = 0.0
     ar1: float = 0.3
     ar1_sd: float = 0.1
     smoothness_mm: float = 5.0
@@ -185,6 +205,9 @@ class Recipe:
         for name in ("classes", "scene_s", "shape", "groups"):  # JSON and TOML bring lists
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        if self.segments_s is not None:
+            parts = tuple((float(start), float(end)) for start, end in self.segments_s)
+            object.__setattr__(self, "segments_s", parts)
         self._fill_defaults()
         self._check_ranges()
 
@@ -205,7 +228,8 @@ class Recipe:
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("tr_s", "block_s", "voxel_mm", "sfnr", "hrf_peak_s"):
             self._require(getattr(self, name) > 0, name, "more than 0")
-        for name in ("gap_s", "overlap_s", "cnr", "background", "smoothness_mm", "pattern_mm"):
+        amounts = ("gap_s", "overlap_s", "cnr", "background", "smoothness_mm", "pattern_mm")
+        for name in (*amounts, "gain_sd"):
             self._require(getattr(self, name) >= 0, name, "at least 0")
         for name in ("shared", "observer_miss", "observer_confusion"):
             self._require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
@@ -224,6 +248,22 @@ class Recipe:
             self.overlap_s < self.run_s, "overlap_s", f"less than a run ({self.run_s:g} s)"
         )
         self._require(self.n_volumes >= 20, "n_volumes", "at least 20")
+        if self.segments_s is not None:
+            self._check_segments(self.segments_s)
+
+    def _check_segments(self, segments_s: tuple[tuple[float, float], ...]) -> None:
+        starts = [start for start, _ in segments_s]
+        self._require(self.design == "movie", "segments_s", "none: only films have segments")
+        self._require(
+            starts == sorted(set(starts)) and starts[:1] >= [0.0],
+            "segments_s",
+            "segments in ascending order, from 0 s on",
+        )
+        shortest_s = min(end - start for start, end in segments_s)
+        self._require(shortest_s >= 20 * self.tr_s, "segments_s", "20 volumes or more in each")
+        self._require(
+            self.n_runs <= len(starts), "n_runs", f"at most {len(starts)}, one run a segment"
+        )
 
     def _require(self, fulfilled: bool, name: str, expected: str) -> None:
         if not fulfilled:

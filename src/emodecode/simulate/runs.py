@@ -9,6 +9,7 @@ import pandas as pd
 
 from emodecode.run import Run
 from emodecode.simulate.brain import Brain, make_brain
+from emodecode.simulate.movie import AnnotatedFilm
 from emodecode.simulate.recipe import Recipe, make_recipe
 from emodecode.simulate.signals import (
     drift,
@@ -52,13 +53,17 @@ class Simulation:
     annotations: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
 
-def simulate_runs(*, preset: str | None = None, **choices: Any) -> Simulation:
+def simulate_runs(
+    *, preset: str | None = None, annotated: AnnotatedFilm | None = None, **choices: Any
+) -> Simulation:
     """Simulate all runs in memory.
 
     Parameters
     ----------
     preset : str, optional
         A name in :data:`emodecode.simulate.recipe.PRESETS`.
+    annotated : AnnotatedFilm, optional
+        A real film, whose emotions are planted instead of drawn ones.
     **choices
         Parameters of :class:`emodecode.simulate.recipe.Recipe`.
 
@@ -68,7 +73,7 @@ def simulate_runs(*, preset: str | None = None, **choices: Any) -> Simulation:
         An unknown or impossible parameter.
     """
     recipe = make_recipe(preset=preset, **choices)
-    world = make_world(recipe, make_brain(recipe))
+    world = make_world(recipe, make_brain(recipe), annotated=annotated)
     runs = [
         run
         for number in range(recipe.n_subjects)
@@ -102,6 +107,8 @@ def simulate_subject(world: World, subject: Subject) -> list[Run]:
         if recipe.motion_residual > 0:
             moved = motion.to_numpy() - motion.to_numpy().mean(axis=0)
             data += recipe.motion_residual * moved @ motion_maps(brain, intensity)
+        if recipe.gain_sd > 0:
+            data *= np.exp(recipe.gain_sd * rng.standard_normal())
         confounds = motion.assign(
             framewise_displacement=framewise_displacement(motion),
             global_signal=data.mean(axis=1, dtype=np.float64),

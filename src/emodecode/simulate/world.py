@@ -6,9 +6,18 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter1d
 
+from emodecode.errors import InputError
 from emodecode.simulate.blocks import REST, block_events, clock_length_s
 from emodecode.simulate.brain import Brain
-from emodecode.simulate.movie import draw_scenes, observe, scene_events, segment_bounds
+from emodecode.simulate.movie import (
+    AnnotatedFilm,
+    count_volumes,
+    draw_scenes,
+    lay_scenes,
+    observe,
+    scene_events,
+    segment_bounds,
+)
 from emodecode.simulate.recipe import Recipe
 from emodecode.simulate.signals import convolve, smooth_field
 
@@ -48,6 +57,8 @@ class World:
         Latents that each stimulus evokes, of unit variance after the haemodynamic response.
     scenes : DataFrame, optional
         The film's scenes (movies only), `segments` its parts shown in the runs.
+    annotated : AnnotatedFilm, optional
+        The real film whose emotions the scenes have.
     """
 
     recipe: Recipe
@@ -60,6 +71,7 @@ class World:
     reels: dict[str, np.ndarray] = field(repr=False)
     scenes: pd.DataFrame | None = None
     segments: tuple[tuple[float, float], ...] = ()
+    annotated: AnnotatedFilm | None = None
 
     @property
     def dt_s(self) -> float:
@@ -70,6 +82,8 @@ class World:
         """What the observers wrote down about the film, empty for blocks."""
         if self.scenes is None:
             return {}
+        if self.annotated is not None:
+            return self.annotated.observers
         seeds = [seed_of(self.recipe, 1, number) for number in range(self.recipe.n_observers)]
         return observe(self.scenes, self.recipe, seeds)
 
@@ -79,7 +93,10 @@ class World:
         if self.scenes is not None:
             return [
                 RunPlan(
-                    *("movie", str(run), recipe.n_volumes, scene_events(self.scenes, segment)),
+                    task="movie",
+                    run=str(run),
+                    n_volumes=count_volumes(recipe, segment),
+                    events=scene_events(self.scenes, segment),
                     reel=FILM,
                     start_s=segment[0],
                 )
@@ -119,13 +136,24 @@ def event_at(events: pd.DataFrame, time_s: np.ndarray) -> np.ndarray:
     return np.where((row >= 0) & (time_s < end[row] - 1e-9), row, -1)
 
 
-def make_world(recipe: Recipe, brain: Brain) -> World:
-    """Draw everything that the subjects share."""
+def make_world(recipe: Recipe, brain: Brain, *, annotated: AnnotatedFilm | None = None) -> World:
+    """Draw everything that the subjects share; `annotated`: a real film instead of a drawn one."""
+    if annotated is not None and recipe.design != "movie":
+        raise InputError(
+            "simulation: design",
+            found="blocks, with annotations of a film",
+            expected="a film",
+            remedy="Use design = movie, or the preset s1.",
+        )
     step = int(np.ceil(recipe.tr_s / FINE_S))
     rngs = [np.random.default_rng(seed_of(recipe, 0, part)) for part in range(5)]
     scenes, segments = None, segment_bounds(recipe) if recipe.design == "movie" else []
     if segments:
-        scenes = draw_scenes(recipe, rngs[4], segments)
+        scenes = (
+            draw_scenes(recipe, rngs[4], segments)
+            if annotated is None
+            else lay_scenes(recipe, rngs[4], segments, annotated)
+        )
     axes = rngs[0].standard_normal((2, recipe.n_latents))
     return World(
         recipe=recipe,
@@ -138,6 +166,7 @@ def make_world(recipe: Recipe, brain: Brain) -> World:
         reels=_reels(recipe, brain, rngs[3], step=step, scenes=scenes),
         scenes=scenes,
         segments=tuple(segments),
+        annotated=annotated,
     )
 
 
