@@ -61,12 +61,26 @@ def check_partition(splits, n):
         (subject_by_stimulus, film()),
         (lambda t: subject_by_stimulus(t, groups="segments", n_segments=5), film()),
         (lambda t: subject_by_stimulus(t, groups="run"), blocks()),
+        (lambda t: subject_by_stimulus(t, subject_folds=2, seed=3), film()),
         (lambda t: group_k_fold(t, n_folds=3, seed=1), blocks()),
         (leave_one_subject_out, rows_table()),
     ],
 )
 def test_exhaustive_splits_test_every_sample_once_and_never_train_on_it(make, table):
     check_partition(make(table), len(table))
+
+
+def test_parts_of_the_subjects_are_held_out_with_a_part_of_the_film():
+    table = film()
+    alone = subject_by_stimulus(table)
+    names = sorted(table["subject"].unique())
+    each = subject_by_stimulus(table, subject_folds=len(names))
+    assert {tuple(split.test) for split in each} == {tuple(split.test) for split in alone}
+    for split in subject_by_stimulus(table, subject_folds=2):
+        parts = [set(table["subject"].iloc[rows]) for rows in (split.train, split.test)]
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == set(names)
+        assert smallest_gap(table, split.test, split.train) > 30
 
 
 def test_leave_one_subject_out_trains_on_all_others():

@@ -84,6 +84,7 @@ def write_results(
     training, latency = results.training(), results.latency()
     if len(training):
         write_table(training, folder / "training.tsv")
+        write_epochs(training, folder / "epochs")
     if len(seeds := results.seeds()):
         write_table(seeds, folder / "seeds.tsv")
         write_table(spread_over_seeds(seeds), folder / "seeds-spread.tsv")
@@ -107,6 +108,15 @@ def write_results(
         },
         folder / "dataset_description.json",
     )
+
+
+def write_epochs(training: pd.DataFrame, folder: Path) -> None:
+    """Write the rows of ``training.tsv`` as one CSV a network, as S2 logged its L2 sweep."""
+    folder.mkdir()
+    for name, own in training.groupby("model", sort=False):
+        own.drop(columns="model").to_csv(
+            folder / f"{name}.csv", index=False, na_rep="n/a", lineterminator="\n"
+        )
 
 
 def _meaning(column: str) -> str:
@@ -234,6 +244,7 @@ def describe(
         "labels": describe_labels(study, table, gathered.labelled),
         "features": {"notes": [], "history": list(samples.history)},
         "tuning": chosen or None,
+        "networks": results.costs(),
         "folds": [
             {key: fold[key] for key in ("model", "fold", "seconds", "fitted")}
             for fold in results.folds

@@ -442,6 +442,7 @@ def split_samples(study: Study, table: "pd.DataFrame") -> "tuple[list[Split], di
         groups=rules.stimulus_groups,
         n_segments=rules.n_segments,
         n_folds=rules.n_folds,
+        subject_folds=rules.subject_folds,
         test_share=rules.test_share,
         gap_s=rules.gap_s,
         seed=study.seed if rules.split_seed is None else rules.split_seed,

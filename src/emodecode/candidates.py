@@ -157,6 +157,41 @@ def mask_of(samples: "Samples") -> "np.ndarray | None":
     return np.asanyarray(samples.mask.dataobj) != 0
 
 
+def warn_of_raw(study: Study, samples: "Samples") -> list[str]:
+    """Say which decoders see raw intensities and depend on their scale; empty if none does.
+
+    S2's experiment B trained so: its SVM with a Gaussian kernel scored .458 where chance is .5
+    (spec S2.29).
+    """
+    names = [model.name for model in study.models if _sees_raw(study, model)]
+    if not names:
+        return []
+    from emodecode.features.raw import RAW, mean_to_sd
+
+    ratio = mean_to_sd(samples.X, samples.table)
+    if not ratio > RAW:
+        return []
+    return [
+        f"{', '.join(names)} got raw intensities (in the median voxel the mean of a run is "
+        f"{ratio:.0f} times its sd): scale-dependent decoders such as rbf_svm score at or below "
+        'chance on them. Set features.clean.standardize = "run" or features.scale = true; for 3-D '
+        'networks normalise = "voxel".'
+    ]
+
+
+def _sees_raw(study: Study, model: Model) -> bool:
+    """Whether nothing between the images and a decoder that depends on scale takes it away."""
+    from emodecode.models.catalogue import kind_of
+
+    features, kind = study.features, kind_of(model.kind)
+    if study.data.source == "table" or features.clean.standardize != "none":
+        return False
+    if not kind.reads_volumes:
+        return kind.is_scaled and not features.scale and not is_aligned_model(study, model)
+    usual = kind.defaults["normalise"] if features.scale else None
+    return model.params.get("normalise", usual) in (None, "none")
+
+
 def _refuse_no_volumes(study: Study, model: Model) -> None:
     """Refuse a 3-D network where the samples that it would get are no whole volumes."""
     from emodecode.models.catalogue import kind_of

@@ -121,6 +121,8 @@ def _print_scores(evaluation) -> None:
     width, approximate = max(len(name) for name in scores["models"]), False
     print(f"\n{scores['split']['sentence']}")
     print(f"audit: {audit.verdict}\n")
+    for text in scores.get("warnings") or []:
+        print(f"warning: {text}\n")
     print(f"{'model':<{width}}  balanced accuracy [95 % over subjects]  chance      p  macro AUC")
     for name, model in scores["models"].items():
         accuracy, auc = model["balanced_accuracy"], model["macro_auc"]

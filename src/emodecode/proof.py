@@ -9,7 +9,7 @@ import numpy as np
 
 from emodecode import assemble
 from emodecode.assemble import Gathered
-from emodecode.candidates import make_candidates, make_tuning
+from emodecode.candidates import make_candidates, make_tuning, warn_of_raw
 from emodecode.study import Study
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def prove(
     enforce(audit, allow_leakage=rules.allow_leakage)
     scores = _score(study, gathered, splits, candidates, results, work)
     scores["split"] = split
+    scores["warnings"] = warn_of_raw(study, samples)
     controls, share = _control(study, gathered, splits, candidates, results, work)
     audit = add_controls(audit, controls, share=share)
     scores["comparisons"] = _compare(study, results, splits, audit)

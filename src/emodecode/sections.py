@@ -249,6 +249,7 @@ class Evaluate(Section):
     stimulus_groups: Literal["auto", "run", "stimulus", "segments"] = "auto"
     n_segments: Annotated[int, Field(ge=2)] = 4
     n_folds: Annotated[int, Field(ge=2)] = 5
+    subject_folds: Annotated[int, Field(ge=2)] | None = None
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     gap_s: Annotated[float, Field(ge=0)] = 30.0
     inner_folds: Annotated[int, Field(ge=2)] = 3

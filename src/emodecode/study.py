@@ -5,7 +5,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -40,7 +40,8 @@ def _usual_models() -> list[Model]:
 class Study(Section):
     """Every choice that a result depends on.
 
-    `as_published` holds dotted keys of a published form that is evaluated beside this one.
+    `as_published` holds dotted keys of a published form that is evaluated beside this one;
+    `compare_with` names the paper whose printed numbers stand on the report's page beside ours.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
@@ -54,6 +55,7 @@ class Study(Section):
     models: Annotated[list[Model], Field(min_length=1)] = Field(default_factory=_usual_models)
     evaluate: Evaluate = Evaluate()
     as_published: dict[str, Any] = Field(default_factory=dict)
+    compare_with: Literal["S1", "S2-A", "S2-B"] | None = None
 
     @field_validator("as_published")
     @classmethod

@@ -15,6 +15,10 @@ from emodecode.evaluate.stimuli import is_locked
 from emodecode.models.rows import Rows
 from emodecode.models.steps import asks_for, transform_step
 
+LOCKED_PARTS = 3
+"""Parts of subjects and of the film: a network is judged on one of each, and trained on the others
+of both. With more, too few samples are left to choose an epoch on (a 25th with five)."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -94,10 +98,9 @@ def _parts(
 ) -> "list[tuple[np.ndarray, np.ndarray]] | None":
     if not network.validation_share or not is_locked(read_design(table)):
         return None
-    n = max(network.n_members, round(1 / network.validation_share), 2)
     try:
         rows = np.arange(len(table))
-        splits = inner_splits(table, rows, n_folds=n, gap_s=gap_s, seed=seed)
+        splits = inner_splits(table, rows, n_folds=LOCKED_PARTS, gap_s=gap_s, seed=seed)
     except InputError:
         return None  # too few scenes to hold some out: subjects alone are
     return [(split.train, split.test) for split in splits]

@@ -31,8 +31,8 @@ class Results:
         parameters), ``temperature`` (by which the probabilities were scaled; None: they were not),
         ``seconds``, ``warnings``, ``fitted`` (which rows each step was handed:
         :meth:`emodecode.evaluate.ledger.Ledger.entries`), ``history`` (epochs of a network),
-        ``seeds`` (scores of its members, where there are several) and ``latency`` (of the first
-        fold, where it was timed).
+        ``seeds`` (scores of its members, where there are several), ``latency`` (of the first
+        fold, where it was timed) and ``cost`` (of the network of the first fold).
     """
 
     predictions: pd.DataFrame = field(repr=False)
@@ -89,6 +89,10 @@ class Results:
     def latency(self) -> list[dict]:
         """How long the decoders of the first fold took, see `emodecode.evaluate.latency`."""
         return [entry for fold in self.folds for entry in fold.get("latency") or []]
+
+    def costs(self) -> dict[str, dict]:
+        """Network of each decoder that is one: `emodecode.evaluate.costs.network_cost`."""
+        return {fold["model"]: fold["cost"] for fold in self.folds if fold.get("cost")}
 
     @property
     def models(self) -> list[str]:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 import emodecode
 from emodecode.evaluate.alignfold import aligned_fold, forget_space
 from emodecode.evaluate.calibration import apply_temperature
+from emodecode.evaluate.costs import network_cost
 from emodecode.evaluate.foldfit import (
     Candidate,
     Tuning,
@@ -296,6 +297,7 @@ def _run_one(
             classes=classes,
         ),
         "history": list(getattr(fitted.steps[-1][1], "history_", None) or []),
+        "cost": network_cost(fitted.steps[-1][1]) if task.fold == 0 else None,
     }
     return task.key, _Outcome(probabilities, info)
 

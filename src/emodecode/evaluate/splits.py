@@ -110,7 +110,13 @@ def leave_stimulus_out(
 
 
 def subject_by_stimulus(
-    table: pd.DataFrame, *, groups: str = "auto", n_segments: int = 4, gap_s: float = 30.0
+    table: pd.DataFrame,
+    *,
+    groups: str = "auto",
+    n_segments: int = 4,
+    gap_s: float = 30.0,
+    subject_folds: int | None = None,
+    seed: int = 0,
 ) -> list[Split]:
     """Hold out a subject and a group of stimuli at once (double hold-out).
 
@@ -130,19 +136,25 @@ def subject_by_stimulus(
         Number of groups where these are segments.
     gap_s : float, default 30
         Purged seconds; the response to a moment lasts 15 to 20 s.
+    subject_folds : int, optional
+        Deal the subjects to so many parts and hold a part out at once, for decoders that take long
+        to train; None: one subject at a time.
+    seed : int
+        Of that deal.
 
     Raises
     ------
     InputError
-        Fewer than two subjects or groups, or a class that a fold cannot learn.
+        Fewer than two subjects (or parts of them) or groups, or a class that a fold cannot learn.
     """
     design = read_design(table)
-    need(design.subject, 2, "subject", 'split = "leave_stimulus_out"')
+    need(design.subject, max(2, subject_folds or 0), "subject", 'split = "leave_stimulus_out"')
+    held_out = _subject_parts(design, subject_folds, seed)
     made = stimulus_groups(design, groups=groups, n_segments=n_segments)
     moments, onsets = design.stimulus_axis(), design.scan_axis()
     splits = []
-    for subject, name in enumerate(design.subject.names):
-        own = design.subject.mask(subject)
+    for part, name in enumerate(held_out.names):
+        own = held_out.mask(part)
         for group, group_name in enumerate(made.names):
             inside = made.mask(group)
             test = np.flatnonzero(own & inside)
@@ -151,8 +163,16 @@ def subject_by_stimulus(
             rest = purged(np.flatnonzero(~inside), test, gap_s, moments)
             train, calibrate = rest[~own[rest]], rest[own[rest]]
             calibrate = purged(calibrate, test, max(gap_s, NEIGHBOURS_S), onsets)
-            splits.append(Split(train, calibrate, test, name=f"sub-{name} {group_name}"))
+            splits.append(Split(train, calibrate, test, name=f"{name} {group_name}"))
     return checked(splits, design)
+
+
+def _subject_parts(design: Design, n_parts: int | None, seed: int) -> Codes:
+    """Each subject alone, or parts that subjects are dealt to."""
+    if n_parts is None:
+        return Codes(design.subject.code, [f"sub-{name}" for name in design.subject.names])
+    code = deal(design.subject.code, design.label.code, n_parts, seed)
+    return Codes(code, [f"group-{number + 1}" for number in range(n_parts)])
 
 
 def group_k_fold(table: pd.DataFrame, *, n_folds: int, seed: int) -> list[Split]:
@@ -211,6 +231,7 @@ def choose_splits(
     groups: str = "auto",
     n_segments: int = 4,
     n_folds: int = 5,
+    subject_folds: int | None = None,
     test_share: float = 0.2,
     gap_s: float = 30.0,
     seed: int = 0,
@@ -251,9 +272,15 @@ def choose_splits(
             f"at least {gap_s:g} s away"
         )
     elif split == "subject_by_stimulus":
-        splits = subject_by_stimulus(table, **stimuli)  # type: ignore[arg-type]
+        splits = subject_by_stimulus(
+            table,
+            **stimuli,  # type: ignore[arg-type]
+            subject_folds=subject_folds,
+            seed=seed,
+        )
+        who = "each subject is" if subject_folds is None else "groups of subjects are"
         what = (
-            "each subject is tested on a part of the stimulus with a decoder of the other subjects "
+            f"{who} tested on a part of the stimulus with a decoder of the other subjects "
             f"in the other parts, at least {gap_s:g} s away"
         )
     elif split == "group_k_fold":

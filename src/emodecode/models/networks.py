@@ -121,8 +121,11 @@ VOLUME_KINDS: dict[str, tuple[str, Callable[..., BaseEstimator], dict[str, Any],
     "small3d": (
         "small separable 3-D network of ours that reads products of regions; trains on a laptop",
         _volume_maker("small3d"),
-        _VOLUMES | {"dropout": 0.3, "noise": 0.5, "n_filters": 16},
-        {"learning_rate": [1e-3, 3e-3]},
+        _VOLUMES
+        | {"n_filters": 36, "dropout": 0.0, "noise": 1.0}
+        | {"max_epochs": 25, "batch_size": 64, "learning_rate": 4e-3, "weight_decay": 3.0}
+        | {"schedule": "plateau", "n_members": 3},
+        {"noise": [0.5, 1.0, 2.0]},
     ),
     "separable3d": (
         "S1's depthwise-separable 3-D CNN, 424,549 parameters for five classes, and S1's recipe: "

@@ -13,10 +13,12 @@ from emodecode.report.figures import NAMES, draw_roc, draw_scores, draw_subjects
 from emodecode.report.folder import PUBLISHED, ResultsFolder
 from emodecode.report.folds import describe_folds, shade_cell
 from emodecode.report.methods import write_methods
+from emodecode.report.papers import describe_paper
 from emodecode.report.proof import (
     describe_calibration,
     describe_comparisons,
     describe_inference,
+    describe_selection,
     describe_test,
     explain_chance,
 )
@@ -83,11 +85,14 @@ def describe_page(results: ResultsFolder) -> dict[str, Any]:
         "models": _models(results, colours),
         "best": min(results.models, key=lambda name: _rank(results, (name, ""))),
         "score_figure": draw_scores(scores, colours, leaks=leaks),
+        "warnings": results.scores.get("warnings") or [],
         "widening": results.scores.get("widening") or 1.0,
         "chance_text": _chance_text(results),
         "published": published,
+        "paper": describe_paper(results),
         "comparisons": describe_comparisons(results),
         "calibration": describe_calibration(results),
+        "selection": describe_selection(results),
         "inference": describe_inference(results),
         "subject_figure": draw_subjects(scores, colours, leaks=leaks),
         "subjects": _subjects(results),
@@ -357,7 +362,7 @@ def _most(item: tuple[str, int]) -> tuple[int, str]:
 
 
 def _notes(results: ResultsFolder) -> list[str]:
-    provenance, notes = results.provenance, list[str]()
+    provenance, notes = results.provenance, list(results.scores.get("warnings") or [])
     for part in ("data", "labels", "features"):
         notes += (provenance.get(part) or {}).get("notes") or []
     for score in results.scores["models"].values():
@@ -372,6 +377,9 @@ def _downloads(results: ResultsFolder) -> list[tuple[str, str, str]]:
     if results.published is not None and (results.published.path / "report.html").is_file():
         href = f"{PUBLISHED}/report.html"
         rows.append((href, href, "the report of the published form"))
+    for path in sorted((results.path / "epochs").glob("*.csv")):
+        name = f"epochs/{path.name}"
+        rows.append((name, quote(name), f"every epoch of {path.stem}"))
     for entry in results.maps:
         what = f"{entry['kind']} of {entry['model']} for {entry['class']}"
         rows.append((entry["file"], quote(entry["file"]), what))

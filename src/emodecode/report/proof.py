@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from emodecode.evaluate.selection import select_confident
 from emodecode.report import wording
 from emodecode.report.calibration import draw_reliability
 from emodecode.report.folder import ResultsFolder
@@ -133,6 +134,29 @@ def describe_calibration(results: ResultsFolder) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def describe_selection(results: ResultsFolder) -> list[dict[str, Any]]:
+    """Scores of the confident predictions only, one entry a decoder with a row a threshold."""
+    widening = results.scores.get("widening") or 1.0
+    found = select_confident(results.predictions, classes=results.classes, widening=widening)
+    return [
+        {
+            "name": name,
+            "rows": [
+                row
+                | {
+                    "kept": "all"
+                    if row["threshold"] == 0
+                    else f"≥ {wording.format_number(row['threshold'])}",
+                    "share": wording.format_share(row["share"]),
+                }
+                for row in found[name]
+            ],
+        }
+        for name, score in results.scores["models"].items()
+        if score.get("kind") != "dummy"
+    ]
 
 
 def _how_flipped(flips: dict[str, Any]) -> str:

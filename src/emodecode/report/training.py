@@ -11,6 +11,7 @@ from emodecode.errors import InputError
 from emodecode.report import wording
 from emodecode.report.fold_figures import TRAINING, VALIDATION, History, draw_histories
 from emodecode.report.folder import REMEDY, ResultsFolder
+from emodecode.report.networks import SWEEP, describe_networks, describe_sweeps
 from emodecode.samples import parse_table
 
 MOST_PANELS, MOST_ALL, FEWEST = 24, 120, 4
@@ -77,6 +78,9 @@ def describe_training(results: ResultsFolder) -> dict[str, Any] | None:
             _model(results, table[table["model"] == name], name, index, most)
             for index, name in enumerate(names)
         ],
+        "networks": describe_networks(results),
+        "sweeps": describe_sweeps(results, names),
+        "sweep_note": SWEEP,
     }
 
 
