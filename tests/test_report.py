@@ -291,7 +291,7 @@ def test_page_never_says_significantly_better(clean, leak):
 def test_leak_is_marked_beside_every_score(leak):
     _, page = leak
     scores = re.findall(r'<b class="score"[^>]*>[^<]*</b>(.{0,120})', page.source, flags=re.S)
-    assert len(scores) == 3 * (3 + 3 * 4 + 4)
+    assert len(scores) == 3 * (4 + 3 * 4 + 4)
     assert all("leaks: see audit" in after for after in scores)
     drawings = re.findall(r'<svg.*?aria-label="([^"]*)".*?</svg>', page.source, flags=re.S)
     assert all("leaks: see audit" in label for label in drawings if "Label of every" not in label)
