@@ -31,9 +31,9 @@ from emodecode.timelock import gather_alignment
 if TYPE_CHECKING:
     from emodecode.evaluate.alignment import Alignment
 
-LIBRARIES = (*archive.LIBRARIES, "skops", "torch", "skorch", "monai", "safetensors")
+LIBRARIES = (*archive.LIBRARIES, "skops", "safetensors")
 
-_NO_MATTER = ("name", "title", "description", "as_published", "models")
+_NO_MATTER = ("name", "title", "description", "as_published", "compare_with", "models")
 """Keys of a study that change no score of one of its models."""
 
 
