@@ -1,25 +1,37 @@
 """What stands beside the papers: confident predictions, costs, sweeps, epochs, raw intensities."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from emodecode.candidates import warn_of_raw
 from emodecode.errors import InputError
 from emodecode.evaluate.costs import network_cost
 from emodecode.evaluate.selection import select_confident
 from emodecode.features.raw import mean_to_sd
+from emodecode.models.catalogue import KINDS
 from emodecode.models.conv1d import S2Conv1d
 from emodecode.models.net import NetClassifier
+from emodecode.models.volumenet import VolumeNetClassifier
+from emodecode.printing import print_evaluation
+from emodecode.report.folder import read_folder
 from emodecode.report.networks import _find_sweeps, format_large
 from emodecode.report.page import write_report
-from emodecode.report.papers import PAPERS
-from emodecode.study import load_study
+from emodecode.report.papers import PAPERS, describe_paper
+from emodecode.study import load_study, make_study
 from emodecode.workflow import evaluate
+from results_folder import write_results_folder
 from small_study import write_small
 
+RAW_FEATURES = {
+    "scale": False,
+    "clean": {"high_pass_hz": 0.0, "detrend": False, "standardize": "none"},
+}
 RULES = {"split": "leave_one_subject_out", "n_permutations": 5, "controls": False}
 
 
@@ -112,6 +124,68 @@ def test_numbers_of_the_papers():
     assert all(each.caveat for known in PAPERS.values() for each in known.reported)
 
 
+def test_decoders_of_the_papers_are_known():
+    kinds = {kind for known in PAPERS.values() for each in known.reported for kind in each.kinds}
+    assert kinds <= set(KINDS)
+
+
+def test_ours_stand_beside_the_printed_number_of_the_same_class(tmp_path):
+    folder = write_results_folder(
+        tmp_path / "r", classes=("ANGERRAGE", "FEAR"), mask=False, verdict="leak"
+    )
+    path = folder / "study.toml"
+    path.write_text('compare_with = "S1"\n' + path.read_text())
+    results = read_folder(folder)
+    logistic = describe_paper(results)["groups"][1]
+    ours = {row["measure"]: row["ours"] for row in logistic["rows"]}
+    per_class = results.scores["models"]["logistic"]["per_class"]
+    assert ours["AUC, fear"] == [("logistic", per_class["FEAR"]["auc"])]
+    assert ours["AUC, anger"] == [("logistic", per_class["ANGERRAGE"]["auc"])]
+    assert ours["AUC, love"] == []
+    page = write_report(folder).read_text()
+    section = page[page.index('<section id="paper">') :].split("</section>")[0]
+    scores = re.findall(r'<b class="score"[^>]*>[^<]*</b>(.{0,120})', section, flags=re.S)
+    assert len(scores) == 2
+    assert all("leaks: see audit" in after for after in scores)
+
+
+def test_without_a_threshold_the_selection_is_the_score(tmp_path):
+    results = read_folder(write_results_folder(tmp_path / "r", mask=False))
+    found = select_confident(results.predictions, classes=results.classes)
+    for name, rows in found.items():
+        for metric in ("accuracy", "balanced_accuracy"):
+            told = results.scores["models"][name][metric]
+            assert rows[0][metric]["value"] == pytest.approx(told["value"])
+            low = max(0.0, told["low"])
+            assert rows[0][metric]["low"] == pytest.approx(low)
+
+
+def test_cost_of_a_windowed_network_is_that_of_its_whole_window():
+    rng, mask = np.random.default_rng(0), np.ones((6, 6, 6), dtype=bool)
+    mask[0] = False
+    X, y = rng.standard_normal((24, mask.sum())).astype(np.float32), np.tile(["a", "b"], 12)
+    moments = np.column_stack([np.repeat([0, 1], 12), np.tile(np.arange(12), 2)])
+    net = VolumeNetClassifier(network="small3d", mask=mask, window=2, max_epochs=1, device="cpu")
+    found = network_cost(net.fit(X, y, subjects=np.repeat(["1", "2"], 12), moments=moments))
+    assert found["input"] == [2, 6, 6, 6]
+    assert found["parameters"] == sum(p.numel() for p in net.modules_[0].parameters())
+    assert found["networks"] == 1
+
+
+def test_an_unscaled_study_of_cleaned_voxels_gets_no_warning(tmp_path):
+    path = write_small(tmp_path, {"features": {"scale": False}})
+    study, rng = load_study(path), np.random.default_rng(0)
+    X = (100 + 5 * rng.standard_normal((40, 30))).astype(np.float32)
+    table = pd.DataFrame({"subject": "01", "run": np.repeat(["1", "2"], 20)})
+    samples = SimpleNamespace(X=X, table=table)
+    raw = make_study(study.model_dump() | {"features": RAW_FEATURES})
+    assert len(warn_of_raw(raw, samples)) == 1
+    assert warn_of_raw(raw, SimpleNamespace(X=X - 100, table=table)) == []
+    assert warn_of_raw(study, samples) == []  # standardised run by run
+    scaled = make_study(study.model_dump() | {"features": RAW_FEATURES | {"scale": True}})
+    assert warn_of_raw(scaled, samples) == []
+
+
 def test_the_page_of_a_study_that_follows_a_paper(tmp_path, capsys):
     params = {"max_epochs": 1, "normalise": "none"}
     models = [
@@ -119,19 +193,20 @@ def test_the_page_of_a_study_that_follows_a_paper(tmp_path, capsys):
         {"name": "weak", "kind": "separable3d", "params": params | {"l2": 1e-3}},
         {"name": "none", "kind": "separable3d", "params": params | {"l2": 0.0}},
     ]
-    clean = {"high_pass_hz": 0.0, "detrend": False, "standardize": "none"}
     path = write_small(
         tmp_path,
         {
             "models": models,
             "evaluate": RULES,
             "compare_with": "S2-B",
-            "features": {"scale": False, "clean": clean},
+            "features": RAW_FEATURES,
         },
     )
     out = tmp_path / "out"
     evaluation = evaluate(load_study(path), out, progress=False)
     (warning,) = evaluation.scores["warnings"]
+    print_evaluation(evaluation)
+    assert f"warning: {warning}" in capsys.readouterr().out
     assert warning.startswith("rbf_svm, weak, none got raw intensities")
     training = pd.read_csv(out / "training.tsv", sep="\t")
     for name in ("weak", "none"):

@@ -88,7 +88,7 @@ def test_a_code_of_interactions_alone_is_read_by_the_network_and_by_no_linear_de
     print(paired["sentence"])
     assert paired["a"] == "small3d"
     assert paired["difference"] > 0.08, paired
-    assert paired["p"] < 0.05, paired
+    assert paired["p_holm"] < 0.05, paired
 
 
 def test_nothing_planted_leaves_all_at_chance():
