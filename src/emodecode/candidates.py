@@ -173,9 +173,9 @@ def warn_of_raw(study: Study, samples: "Samples") -> list[str]:
         return []
     return [
         f"{', '.join(names)} got raw intensities (in the median voxel the mean of a run is "
-        f"{ratio:.0f} times its sd): scale-dependent decoders such as rbf_svm can score at or below "
-        'chance on them. Set features.clean.standardize = "run" or features.scale = true; for 3-D '
-        'networks normalise = "voxel".'
+        f"{ratio:.0f} times its sd): scale-dependent decoders such as rbf_svm can score at or "
+        'below chance on them. Set features.clean.standardize = "run" or features.scale = true; '
+        'for 3-D networks normalise = "voxel".'
     ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 RAW = 10.0
-"""Ratio of `mean_to_sd` above which voxels count as raw; scanners give 30 to 200, cleaning < 1."""
+"""Ratio of `mean_to_sd` above which voxels count as raw: our choice, not a measured limit."""
 
 
 def mean_to_sd(X: np.ndarray, table: pd.DataFrame, *, n_runs: int = 12) -> float:

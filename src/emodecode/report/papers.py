@@ -79,7 +79,7 @@ def _s2a(
     return Reported(decoder, kinds, (number,), caveat)
 
 
-_DEFAULTS = "Library defaults, nothing tuned, on the same circular features."
+_DEFAULTS = "Library defaults, on the same circular features."
 
 PAPERS: dict[str, Paper] = {
     "S1": Paper(
@@ -160,20 +160,21 @@ PAPERS: dict[str, Paper] = {
                 "SVM, linear",
                 ("linear_svm",),
                 (_accuracy(0.766, 0.018, classes=2, key="accuracy"),),
-                "With standard scaling, unlike the others; ± is the sd over ten bootstraps of the "
+                "With standard scaling, as the paper says; ± is the sd over ten bootstraps of the "
                 "test set.",
             ),
             Reported(
                 "SVM, RBF",
                 ("rbf_svm",),
                 (_accuracy(0.458, 0.024, classes=2, key="accuracy"),),
-                "Below chance (p = .026): a sign of raw intensities, not of the decoder.",
+                "Below chance (p = .026): a symptom of intensities that were not normalised.",
             ),
             Reported(
                 "MLP",
                 ("mlp", "hanson_mlp"),
                 (_accuracy(0.512, 0.029, classes=2, key="accuracy"),),
-                "On raw intensities as well; ± is the sd over ten bootstraps of the test set.",
+                "Near chance, on intensities that were not normalised; ± is the sd over "
+                "ten bootstraps of the test set.",
             ),
         ),
     ),
