@@ -13,11 +13,13 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
+from emodecode.align.space import CommonSpace
 from emodecode.errors import DataMissingError
 from emodecode.evaluate import score as score_module
 from emodecode.evaluate import workers
 from emodecode.evaluate.score import Candidate, Tuning, fingerprint_samples, score
 from emodecode.evaluate.splits import leave_one_subject_out, subject_by_stimulus
+from emodecode.evaluate.workers import describe_pipeline
 from emodecode.features.select import TakeColumns
 from emodecode.samples import Samples
 
@@ -343,3 +345,20 @@ def test_what_is_done_of_a_group_stays_when_its_next_decoder_fails(tmp_path):
     with pytest.raises(ValueError, match="'C'"):
         score_module._run_group(*given, tasks, Tuning(), tmp_path)
     assert [path.stem for path in tmp_path.glob("*.npz")] == [tasks[0].key]
+
+
+def test_keys_of_finished_folds_know_whole_arrays():
+    """numpy's repr leaves the middle of long arrays out: two atlases would share their folds."""
+    first, second = np.ones(3000, dtype=int), np.ones(3000, dtype=int)
+    second[1500] = 2
+    described = [
+        describe_pipeline(Pipeline([("align", CommonSpace(pieces=pieces))]))
+        for pieces in (first, second, first.copy())
+    ]
+    assert described[0] == described[2]
+    assert described[0] != described[1]
+    lists = [
+        describe_pipeline(Pipeline([("align", CommonSpace(pieces=[pieces, pieces]))]))
+        for pieces in (first, second)
+    ]
+    assert lists[0] != lists[1]
