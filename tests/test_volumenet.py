@@ -1,8 +1,6 @@
 """3-D networks on masked volumes: rows read late, windows, seeds, resuming, shared trainings."""
 
 import inspect
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -259,6 +257,21 @@ def test_windows_reach_the_network_through_a_fold():
     assert not np.allclose(found, net.predict_proba(X))
 
 
+def test_the_epoch_of_a_windowed_network_can_be_chosen_on_given_samples():
+    X, y, subjects = _data(effect=0.5)
+    moments = np.stack([np.unique(subjects, return_inverse=True)[1], _table(y, subjects)["volume"]])
+    train, test = np.flatnonzero(subjects != "05"), np.flatnonzero(subjects == "05")
+    net = _net(window=2, max_epochs=3)
+    own = {"subjects": subjects[train], "moments": moments.T[train]}
+    net.fit(X[train], y[train], validation=(X[test], y[test], moments.T[test]), **own)
+    best = min(net.history_, key=lambda row: row["valid_loss"])
+    assert net.best_epochs_ == [best["epoch"]]
+    given = net.predict_proba(X[test], moments=moments.T[test])
+    truth = np.searchsorted(net.classes_, y[test])
+    loss = -np.log(given[np.arange(len(test)), truth]).mean()
+    assert loss == pytest.approx(best["valid_loss"], rel=1e-4)
+
+
 def test_soft_labels_are_the_shares_of_votes():
     X, y, subjects = _data()
     table = _table(y, subjects)
@@ -282,6 +295,14 @@ def test_bad_input_is_named():
         _net().fit(X[:, 1:], y, subjects=subjects)
     with pytest.raises(InputError, match="window = 3"):
         _net(window=3).fit(X, y, subjects=subjects)
+    with pytest.raises(InputError, match="no votes"):
+        _net(soft_labels=True).fit(X, y, subjects=subjects)
+    missing = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(InputError, match=f"device {missing}"):
+        _net(device=missing).fit(X, y, subjects=subjects)
+    one, rest = np.arange(1), np.arange(3, len(y))
+    with pytest.raises(InputError, match="1 samples to train on"):
+        _net().fit(X, y, subjects=subjects, parts=[(one, rest)])
     with pytest.raises(InputError, match="learning_rate"):
         _net(learning_rate=1e30, weight_decay=0.0, max_epochs=9).fit(X, y, subjects=subjects)
 
@@ -361,47 +382,6 @@ def test_training_killed_at_a_random_epoch_ends_in_the_same_weights(tmp_path):
     with np.load(tmp_path / "found.npz") as found:
         for one, other in zip(_weights(whole), found.values(), strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-SHARED = """
-import json
-import numpy as np
-import torch
-from emodecode.models.shared import process_group
-from emodecode.models.volumenet import VolumeNetClassifier
-
-torch.set_num_threads(1)
-given = np.load("data.npz")
-with process_group() as rank:
-    net = VolumeNetClassifier(network="separable3d", mask=given["mask"], max_epochs=4,
-                              batch_size=16, dropout=0.0, device="cpu")
-    net.fit(given["X"], given["y"], subjects=given["subjects"])
-    if rank == 0:
-        print(json.dumps(net.history_))
-"""
-
-
-def test_two_processes_have_the_loss_curve_of_one(tmp_path):
-    X, y, subjects = _data(effect=0.5)
-    np.savez(tmp_path / "data.npz", X=X, y=y, subjects=subjects, mask=_mask())
-    (tmp_path / "shared.py").write_text(SHARED)
-    found = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "shared.py"),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    )
-    shared = json.loads(found.stdout.strip().splitlines()[-1])
-    alone = _net(max_epochs=4, dropout=0.0).fit(X, y, subjects=subjects).history_
-    for two, one in zip(shared, alone, strict=True):
-        for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"):
-            assert two[name] == pytest.approx(one[name], abs=2e-3), (name, two["epoch"])
 
 
 def test_batches_are_all_samples_once():

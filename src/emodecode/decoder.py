@@ -23,7 +23,7 @@ from emodecode.errors import InputError, NotCalibratedError
 from emodecode.models.steps import asks_for, is_step, transform_step
 from emodecode.models.temperature import apply_temperature
 from emodecode.read.files import open_image
-from emodecode.samples import Samples
+from emodecode.samples import Samples, moments_of
 from emodecode.storage.card import write_card
 from emodecode.storage.estimators import load_pipeline, store_pipeline
 from emodecode.storage.folder import changed, seal, unseal
@@ -107,7 +107,7 @@ class Decoder:
             return self._of_run(self.contract.prepare(run), subject)
         if isinstance(X, Samples):
             subject = list(X.subjects) if subject is None else subject
-            moments = _moments_of(X.table) if moments is None else moments
+            moments = moments_of(X.table) if moments is None else moments
             X = X.X
         return self._probabilities(X, subject, moments)
 
@@ -268,7 +268,7 @@ class Decoder:
             contract = _contract(folder, content["contract"])
             pipeline = load_pipeline(folder, content["steps"])
             temperature = content["model"]["temperature"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise changed(folder / "decoder.json", f"a part is missing ({error!r})") from error
         made = ("contract", "steps", "subjects", "files", "format", "format_version", "sha256")
         about = {key: value for key, value in content.items() if key not in made}
@@ -321,14 +321,6 @@ class Decoder:
                 remedy="Pass the subjects of the same rows.",
             )
         return np.broadcast_to(names, (n,))
-
-
-def _moments_of(table: pd.DataFrame) -> np.ndarray | None:
-    """Run and volume of each sample; None where they are not known."""
-    if table["volume"].isna().any():
-        return None
-    scans = table.groupby(["subject", "session", "run"], sort=False).ngroup()
-    return np.stack([scans, table["volume"].astype(np.int64)], axis=1)
 
 
 def _asks_whose(step: Any) -> bool:

@@ -258,6 +258,28 @@ def read_sample_table(path: str | os.PathLike) -> pd.DataFrame:
     return table
 
 
+def moments_of(table: pd.DataFrame) -> np.ndarray | None:
+    """Return run (numbered over the subjects) and volume of each sample, (n_samples, 2) int64.
+
+    None where the volumes are not known.
+    """
+    if table["volume"].isna().any():
+        return None
+    scans = table.groupby(["subject", "session", "run"], sort=False).ngroup()
+    return np.stack([scans, table["volume"].astype(np.int64)], axis=1)
+
+
+def relabelled(table: pd.DataFrame, label: np.ndarray) -> pd.DataFrame:
+    """Return the table with other labels, drawn for a control or a permutation.
+
+    The raters' votes (``p_CLASS``) become unanimous for the new labels: as they were they would
+    tell the true ones to a network that is trained on votes.
+    """
+    names = sorted(set(table["label"]) | set(label))
+    votes = {f"p_{name}": (label == name).astype(float) for name in names if f"p_{name}" in table}
+    return table.assign(label=label, **votes)
+
+
 def _no_table(path: Path, found: str) -> InputError:
     return InputError(
         str(path),

@@ -30,7 +30,7 @@ from emodecode.evaluate.timeonly import (
 )
 from emodecode.evaluate.verdicts import Asked, Control, Part, judge
 from emodecode.models.catalogue import make_pipeline_for
-from emodecode.samples import Samples
+from emodecode.samples import Samples, relabelled
 
 __all__ = ["Control", "run_controls", "scene_labels"]
 
@@ -248,7 +248,7 @@ def _scene_table(study: _Study, chosen: Sequence[Split], repeat: int) -> pd.Data
     block = np.char.add("scene ", find_scenes(table).astype(str))
     for draw in range(MOST_DRAWS):
         label = scene_labels(table, seed=_child(study.seed, _SCENE, repeat, draw))
-        drawn = table.assign(label=label, block=block)
+        drawn = relabelled(table, label).assign(block=block)
         learned = all(set(label[split.train]) == known for split in chosen)
         if learned and _has_two_classes(drawn, chosen):
             return drawn

@@ -280,9 +280,11 @@ def _fit_points(
 ) -> list[Pipeline]:
     """Fit the pipeline on `rows` at each point of the grid, what they share only once."""
 
-    def more(front: Sequence[tuple[str, BaseEstimator]]) -> dict[str, Any]:
-        found = asked(pipeline.steps[-1][1], given.y[rows], given.table.iloc[rows])
-        return found if judged is None else found | judged(front)
+    def more(
+        front: Sequence[tuple[str, BaseEstimator]], classifier: BaseEstimator
+    ) -> dict[str, Any]:
+        found = asked(classifier, given.y[rows], given.table.iloc[rows])
+        return found if judged is None else found | judged(front, classifier)
 
     with sklearn.config_context(enable_metadata_routing=True):
         return fit_points_through(
@@ -300,6 +302,7 @@ def _fit_points(
 
 def _validation(
     front: Sequence[tuple[str, BaseEstimator]],
+    classifier: BaseEstimator,
     *,
     given: Given,
     fold: AlignedFold | None,
@@ -315,7 +318,8 @@ def _validation(
         given = given.through(step)
         done.append(step)
     ledger.saw("best epoch", "early_stopping", given.X)
-    return {"validation": (given.plain, given.y)}
+    moments = asked_to_read(classifier, given.table, "fit").values()
+    return {"validation": (given.plain, given.y, *moments)}
 
 
 def _fit_front(

@@ -13,7 +13,8 @@ from emodecode.evaluate.inner import inner_splits
 from emodecode.evaluate.ledger import trace, trace_like
 from emodecode.evaluate.stimuli import is_locked
 from emodecode.models.rows import Rows
-from emodecode.models.steps import asks_for, transform_step
+from emodecode.models.steps import asks_for, asks_for_more, transform_step
+from emodecode.samples import moments_of
 
 LOCKED_PARTS = 3
 """Parts of subjects and of the film: a network is judged on one of each, and trained on the others
@@ -78,6 +79,8 @@ def asked_to_fit(
     itself. ``moments`` and ``votes``: see `emodecode.models.volumenet`.
     """
     asked: dict[str, Any] = {}
+    if not asks_for_more(classifier):
+        return asked
     if asks_for(classifier, "fit", "parts"):
         asked["parts"] = _parts(classifier, table.assign(label=y), gap_s, seed)
     if asks_for(classifier, "fit", "votes"):
@@ -86,11 +89,10 @@ def asked_to_fit(
 
 
 def asked_to_read(classifier: BaseEstimator, table: pd.DataFrame, method: str) -> dict[str, Any]:
-    """Return run and volume of each sample, ``moments``, where a network reads windows."""
+    """Return run and volume of each sample, ``moments``, where a network may read windows."""
     if not asks_for(classifier, method, "moments"):
         return {}
-    scans = table.groupby(["subject", "session", "run"], sort=False).ngroup()
-    return {"moments": np.stack([scans, table["volume"].astype(np.int64)], axis=1)}
+    return {"moments": moments_of(table)}
 
 
 def _parts(

@@ -160,6 +160,10 @@ def _one_thread(fitted: Pipeline) -> Iterator[None]:
 
 
 def _device(fitted: Pipeline) -> str:
+    """Where a network's weights are after its calls; what else asks for a device is asked."""
+    modules = getattr(fitted.steps[-1][1], "modules_", None)
+    if modules:
+        return str(next(modules[0].parameters()).device)
     found = [v for k, v in fitted.get_params().items() if k.split("__")[-1] == "device" and v]
     return str(found[-1]) if found else "cpu"
 

@@ -39,7 +39,8 @@ from emodecode.evaluate.tally import (
 )
 from emodecode.evaluate.workers import backend, describe_pipeline, load_part, store_part
 from emodecode.models.multitarget import ManyFits, has_exact_path
-from emodecode.samples import Samples
+from emodecode.models.steps import asks_for_more
+from emodecode.samples import Samples, relabelled
 
 __all__ = ["Null", "has_fast_path", "refit_null"]
 
@@ -172,8 +173,9 @@ def _other_fields(candidate: Candidate) -> str:
 
 
 def _is_plain(candidate: Candidate) -> bool:
-    """Nothing but ``fit`` and ``predict_proba`` of the pipeline within a fold."""
+    """Nothing but ``fit`` and ``predict_proba`` of the pipeline and subjects within a fold."""
     more = candidate.grid or candidate.fit_on_all or candidate.calibrate
+    more = more or candidate.choose_epoch_on_test or asks_for_more(candidate.pipeline.steps[-1][1])
     return not more and candidate.alignment is None
 
 
@@ -274,7 +276,7 @@ def _fit_each(
         if (learned > 0).sum() == 1:
             given = np.tile((learned > 0).astype(float), (len(task.split.test), 1))
         else:
-            given = _score_one(X, table.assign(label=np.array(classes)[codes]), task, tuning)
+            given = _score_one(X, relabelled(table, np.array(classes)[codes]), task, tuning)
         yield own[None], given[None]
 
 

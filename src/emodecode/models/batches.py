@@ -1,5 +1,6 @@
 """Batches of a training: read from memory or a memory map, shuffled, shared between processes."""
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -117,9 +118,14 @@ class Batches:
             batch_size=None,
             sampler=parts,
             num_workers=self.n_workers,
+            multiprocessing_context=self._context(),
             pin_memory=self.pin,
             generator=torch.Generator(),  # torch's own stays as it is: it shuffles
         )
+
+    def _context(self) -> str | None:
+        """How readers are started: within a worker of joblib the default is joblib's own."""
+        return "fork" if self.n_workers and sys.platform == "linux" else None
 
     def _parts(self) -> list[torch.Tensor]:
         n, shared = len(self.dataset), self.shuffle and distributed.is_initialized()
@@ -135,7 +141,5 @@ class Batches:
 
 def _of_first_process(order: torch.Tensor) -> torch.Tensor:
     """All processes shuffle as the first one does."""
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    shared = order.to(device)
-    distributed.broadcast(shared, src=0)
-    return shared.cpu()
+    distributed.broadcast(order, src=0)
+    return order

@@ -276,12 +276,9 @@ def _volume_pipeline(
 ) -> Pipeline:
     own = params if scale else {"normalise": None} | params
     classifier: Any = make_model(kind, params=own, seed=seed).set_params(mask=mask)
-    windowed = (classifier.window or 1) > 1
     with sklearn.config_context(enable_metadata_routing=True):
-        classifier.set_fit_request(
-            subjects=True, parts=True, moments=windowed, votes=bool(classifier.soft_labels)
-        )
-        classifier.set_predict_proba_request(moments=windowed)
+        classifier.set_fit_request(subjects=True, parts=True, moments=True, votes=True)
+        classifier.set_predict_proba_request(moments=True)
     return Pipeline([("classifier", classifier)])
 
 
@@ -362,7 +359,7 @@ def fit_points_through(
     fit_front: "Callable[[Sequence[Step]], np.ndarray | Rows]",
     subjects: np.ndarray | None = None,
     told: Callable[[str, BaseEstimator, Any], Any] | None = None,
-    more: Callable[[Sequence[Step]], dict[str, Any]] | None = None,
+    more: Callable[[Sequence[Step], BaseEstimator], dict[str, Any]] | None = None,
 ) -> list[Pipeline]:
     """Do as :func:`fit_points`, with the steps before the classifier fitted by the caller.
 
@@ -378,7 +375,7 @@ def fit_points_through(
     told : callable, optional
         ``(name, classifier, values)``, called before each fit of the classifier.
     more : callable, optional
-        ``fitted steps before the classifier -> more keyword arguments of its fit``.
+        ``(fitted steps before the classifier, classifier) -> more keyword arguments of its fit``.
     """
     last = pipeline.steps[-1][0]
     shared: dict[str, tuple[list, Any, Any]] = {}
@@ -394,7 +391,7 @@ def fit_points_through(
         if told is not None:
             told(last, classifier, values)
         if coordinates is None:
-            extra = {} if more is None else more(front)
+            extra = {} if more is None else more(front, classifier)
             fit_step(classifier, _plain(values), y, subjects, **extra)
         else:
             classifier.fit_in(_plain(values), y, coordinates=coordinates)

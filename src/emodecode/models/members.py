@@ -12,6 +12,7 @@ from torch import nn
 from emodecode.errors import InputError
 from emodecode.models.batches import find_windows
 from emodecode.models.rows import Rows
+from emodecode.models.shared import is_first_process
 from emodecode.models.training import Arrays, Recipe, train
 
 Parts = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -64,6 +65,12 @@ class Members:
     best_epochs: list[int] = field(default_factory=list)
     validation_subjects: list[list[str]] = field(default_factory=list)
 
+    def give_to(self, estimator: Any) -> None:
+        """Set the attributes of a fitted classifier."""
+        estimator.modules_, estimator.history_ = self.modules, self.history
+        estimator.best_epochs_ = self.best_epochs
+        estimator.validation_subjects_ = self.validation_subjects
+
 
 class Division(NamedTuple):
     """Samples that a member is judged on (boolean mask), those it may train on, and whose."""
@@ -81,19 +88,32 @@ def train_members(
     recipe_of: Callable[[int], Recipe],
     validation: Arrays | None = None,
 ) -> Members:
-    """Train one network a division; with `validation` all of them are judged on that instead."""
-    found = Members()
+    """Train one network a division; with `validation` all of them are judged on that instead.
+
+    Checkpoints go when the last one is trained, so that a killed training repeats none of them.
+
+    Raises
+    ------
+    InputError
+        A division leaves fewer than two samples to train on; a loss that is no longer finite.
+    """
+    found, checkpoints = Members(), []
     n_classes = int(given.codes.max()) + 1
     for member, division in enumerate(divisions):
         trained = given.take(division.trained)
-        assert trained is not None
+        if trained is None or len(trained[1]) < 2:
+            raise _too_few(recipe_of(member).network, int(division.trained.sum()))
         judged = given.take(division.judged) if validation is None else validation
         network = train(make, trained, judged, recipe=recipe_of(member), n_classes=n_classes)
+        checkpoints.append(network.checkpoint)
         found.modules.append(network.module)
         found.best_epochs.append(network.best_epoch)
         found.history += [{"seed": member} | row for row in network.history]
         if validation is None:
             found.validation_subjects.append(division.names)
+    for path in checkpoints:
+        if path is not None and is_first_process():
+            path.unlink(missing_ok=True)
     return found
 
 
@@ -164,9 +184,29 @@ def member_recipe(estimator: Any, member: int, **fixed: Any) -> Recipe:
     named = {name: params[name] for name in Recipe.__dataclass_fields__ if name in params} | fixed
     if named["checkpoint"] is not None:
         named["checkpoint"] = Path(named["checkpoint"])
-    if named["device"] == "auto":
-        named["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    named["device"] = resolve_device(named["device"])
     return Recipe(**named, seed=int(seed))
+
+
+def resolve_device(device: str) -> str:
+    """Return the device that a parameter names: "auto" is a GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        A GPU that this machine has not got.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if n_gpus else "cpu"
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= n_gpus:
+        raise InputError(
+            f"device {device}",
+            found=f"a machine with {n_gpus} GPUs that torch can use",
+            expected="a GPU of this number",
+            remedy='Set device = "auto", or install the torch build for this machine\'s GPU.',
+        )
+    return device
 
 
 def encode(y: np.ndarray, classes: np.ndarray, *, where: str) -> np.ndarray:
@@ -191,6 +231,15 @@ def encode(y: np.ndarray, classes: np.ndarray, *, where: str) -> np.ndarray:
 def alone(n: int) -> np.ndarray:
     """Moments of samples that follow no other: each a run of its own."""
     return np.stack([np.arange(n), np.zeros(n, dtype=np.int64)], axis=1)
+
+
+def _too_few(network: str, n: int) -> InputError:
+    return InputError(
+        f"model {network}",
+        found=f"{n} samples to train on, the others are held out to choose the epoch",
+        expected="two at least",
+        remedy="Give it more samples, or set validation_share = 0.",
+    )
 
 
 def _of_part(part: tuple[np.ndarray, np.ndarray], names: np.ndarray) -> Division:

@@ -196,9 +196,7 @@ class NetClassifier(ClassifierMixin, BaseEstimator):
             recipe_of=self._recipe,
             validation=judged,
         )
-        self.modules_, self.history_ = found.modules, found.history
-        self.best_epochs_ = found.best_epochs
-        self.validation_subjects_ = found.validation_subjects
+        found.give_to(self)
         self.inference_: list[Any] = [
             module.collapse() if hasattr(module, "collapse") else module for module in self.modules_
         ]

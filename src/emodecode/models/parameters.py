@@ -1,5 +1,6 @@
 """Parameters of decoders: which values they may take."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,8 @@ def what_is_expected(name: str, value: Any) -> str | None:
     elif name == "gamma":
         good, expected = value == "scale" or (number and value > 0), f'"scale", or {_POSITIVE}'
     elif name == "device":
-        good = value in ("auto", "cpu") or (isinstance(value, str) and value.startswith("cuda"))
-        expected = "auto, cpu or cuda"
+        good = isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is not None
+        expected = "auto, cpu, cuda or cuda:NUMBER"
     elif name == "hidden_layer_sizes":
         good = isinstance(value, list | tuple) and all(isinstance(n, int) and n > 0 for n in value)
         expected = "a list of whole numbers from 1"

@@ -12,14 +12,13 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -27,8 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def process_group() -> Iterator[int]:
     """Join the processes that torchrun started, for as long as this lasts; gives the own number.
 
-    Outside torchrun nothing happens and the number is 0. GPUs talk through nccl, one a process;
-    CPUs through gloo.
+    Outside torchrun nothing happens and the number is 0. What lies on a GPU (one a process) goes
+    through nccl, what lies in memory through gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or distributed.is_initialized():
         yield 0
@@ -36,11 +35,25 @@ def process_group() -> Iterator[int]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield distributed.get_rank()
     finally:
         distributed.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Tell whether this process keeps files; the others of a shared training do not."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def over_processes(amounts: Sequence[float], *, least: bool = False) -> list[float]:
+    """Sum amounts over the processes that share a training, or find the least of each."""
+    if not distributed.is_initialized():
+        return list(amounts)
+    total = torch.tensor(amounts, dtype=torch.float64)
+    distributed.all_reduce(total, distributed.ReduceOp.MIN if least else distributed.ReduceOp.SUM)
+    return total.tolist()
 
 
 @contextlib.contextmanager
@@ -50,7 +63,7 @@ def folder_of_process(out: Path, resume: str) -> Iterator[Path]:
     All do the same work in the same order, from the same finished parts (``out/resume``, which all
     of them must see); what is kept is the first one's.
     """
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    first = is_first_process()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         own = out if first else Path(folder) / out.name
         if not first:
@@ -81,16 +94,36 @@ def share_statistics(module: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _normalise(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """Batch normalisation by the moments over all processes; gradients go through them."""
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each one's gradient is the sum of all that come back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+
+def _normalise(layer: Any, given: torch.Tensor) -> torch.Tensor:
+    """Batch normalisation by the moments over all processes; gradients go through them.
+
+    In float32, as torch's own is where the input is of half precision.
+    """
     if not layer.training:
-        return type(layer).forward(layer, x)
+        return type(layer).forward(layer, given)
+    x = given.float()
     axes = [axis for axis in range(x.ndim) if axis != 1]
     sums = torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])
-    total = all_reduce(sums)
+    total: Any = _Sum.apply(sums)
     n = total[-1]
     mean = (total[:-1] / n).view(1, -1, *[1] * (x.ndim - 2))
-    variance = all_reduce((x - mean).square().sum(axes)) / n
+    variance: Any = _Sum.apply((x - mean).square().sum(axes)) / n
     if layer.track_running_stats:
         with torch.no_grad():
             rate = layer.momentum
@@ -98,6 +131,6 @@ def _normalise(layer: Any, x: torch.Tensor) -> torch.Tensor:
             layer.running_var.lerp_(variance * n / (n - 1), rate)
             layer.num_batches_tracked.add_(1)
     scaled = (x - mean) * torch.rsqrt(variance + layer.eps).view_as(mean)
-    if not layer.affine:
-        return scaled
-    return scaled * layer.weight.view_as(mean) + layer.bias.view_as(mean)
+    if layer.affine:
+        scaled = scaled * layer.weight.view_as(mean) + layer.bias.view_as(mean)
+    return scaled.to(given.dtype)

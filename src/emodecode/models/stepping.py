@@ -7,13 +7,15 @@ import torch
 from skorch import NeuralNet
 from torch import distributed, nn
 
+from emodecode.models.shared import over_processes
+
 
 class SteppedNet(NeuralNet):
     """skorch's net with the steps that our recipes name.
 
-    A batch is worked off in `accumulate` parts, and by all processes that share the training; the
-    gradient is that of the whole batch's mean loss. Penalties are on the weights that the network
-    names as penalised. The loss that is logged is the cross-entropy alone.
+    A batch is worked off in `accumulate` parts (of two samples at least), and by all processes that
+    share the training; the gradient is that of the whole batch's mean loss. Penalties are on the
+    weights that the network names as penalised. The loss that is logged is the cross-entropy alone.
     """
 
     def __init__(
@@ -41,12 +43,12 @@ class SteppedNet(NeuralNet):
         """Forward and backward of one batch: ``{"loss", "y_pred"}``; gradients are added up."""
         self._set_training(True)
         X, y = batch
-        shares = [self._share(part) for part in y.chunk(self.accumulate)]
-        whole = _over_processes(sum(shares))
+        n_parts = self._n_parts(len(y))
+        parts = list(zip(X.tensor_split(n_parts), y.tensor_split(n_parts), strict=True))
+        shares = [self.share(own_y) for _, own_y in parts]
+        (whole,) = over_processes([sum(shares)])
         losses, outputs = [], []
-        for own_X, own_y, share in zip(
-            X.chunk(self.accumulate), y.chunk(self.accumulate), shares, strict=True
-        ):
+        for (own_X, own_y), share in zip(parts, shares, strict=True):
             output = self.infer(own_X, **fit_params)
             loss = self.get_loss(output, own_y, X=own_X, training=True)
             (loss if share == whole else loss * (share / whole)).backward()
@@ -67,12 +69,19 @@ class SteppedNet(NeuralNet):
                 float(part.square().sum()) for part in weights
             )
 
-    def _share(self, y: torch.Tensor) -> float:
-        """What the mean loss of these samples was divided by."""
+    def share(self, y: torch.Tensor) -> float:
+        """Return what the mean loss of these samples was divided by."""
         weight = self.criterion_.weight
         if weight is None or y.ndim == 2:  # torch divides by the number where targets are shares
             return float(len(y))
         return float(weight[y.to(weight.device)].sum())
+
+    def _n_parts(self, n: int) -> int:
+        """Parts of a batch, as many in every process: they wait for each other in each."""
+        if self.accumulate == 1:
+            return 1
+        (smallest,) = over_processes([n], least=True)
+        return max(1, min(self.accumulate, int(smallest) // 2))
 
     def _add_penalties(self) -> None:
         if not (self.l1 or self.l2):
@@ -91,15 +100,6 @@ def penalised(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
         for name, part in module.named_parameters()
         if any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
-
-
-def _over_processes(share: float) -> float:
-    if not distributed.is_initialized():
-        return share
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(share, dtype=torch.float64, device=device)
-    distributed.all_reduce(total)
-    return float(total)
 
 
 def _add_gradients(module: nn.Module) -> None:

@@ -24,6 +24,11 @@ def asks_for(step: BaseEstimator, method: str, name: str) -> bool:
     return bool(step.get_metadata_routing().consumes(method, [name]))
 
 
+def asks_for_more(classifier: BaseEstimator) -> bool:
+    """Tell whether a classifier asks a fold for more than samples, labels and subjects."""
+    return any(asks_for(classifier, "fit", name) for name in ("parts", "moments", "votes"))
+
+
 def reads_rows(pipeline: Pipeline) -> bool:
     """Tell whether a pipeline is one classifier that reads `Rows` itself, batch by batch."""
     return len(pipeline.steps) == 1 and getattr(pipeline.steps[-1][1], "reads_rows", False)

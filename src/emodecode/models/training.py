@@ -65,11 +65,15 @@ class Recipe:
 
 
 class Trained(NamedTuple):
-    """A trained network with the weights of its best epoch (from 1), and its epochs."""
+    """A trained network with the weights of its best epoch (from 1), its epochs, its checkpoint.
+
+    The checkpoint stays until the caller has no more use for it.
+    """
 
     module: nn.Module
     best_epoch: int
     history: list[dict[str, Any]]
+    checkpoint: Path | None
 
 
 def train(
@@ -114,11 +118,12 @@ def train(
             if recipe.compile:
                 net.module_.compile()
             _go_on(net, _as_set(training), watch)
+            if watch.epoch % recipe.checkpoint_epochs:
+                watch.save(net)
     module = net.module_.cpu()
     module.load_state_dict(watch.best_state or module.state_dict())
-    watch.forget()
     history = [row | {"best": row["epoch"] == watch.best_epoch} for row in watch.history]
-    return Trained(module.eval(), watch.best_epoch, history)
+    return Trained(module.eval(), watch.best_epoch, history, watch.path)
 
 
 def make_net(
@@ -209,6 +214,9 @@ def _threads(module: nn.Module, recipe: Recipe) -> Iterator[None]:
 
 
 def _fingerprint(recipe: Recipe, training: Arrays, validation: Arrays | None) -> str:
+    """Hash what a checkpoint is of; nothing is read where none is kept."""
+    if recipe.checkpoint is None:
+        return ""
     ignored = ("checkpoint", "checkpoint_epochs", "progress", "n_workers")
     named = {key: value for key, value in asdict(recipe).items() if key not in ignored}
     named["torch"] = torch.__version__

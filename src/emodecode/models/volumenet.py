@@ -25,6 +25,7 @@ from emodecode.models.members import (
     divide,
     encode,
     member_recipe,
+    resolve_device,
     train_members,
 )
 from emodecode.models.networks3d import build_network3d
@@ -186,7 +187,7 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
         parts: Parts | None = None,
         moments: np.ndarray | None = None,
         votes: np.ndarray | None = None,
-        validation: "tuple[np.ndarray | Rows, np.ndarray] | None" = None,
+        validation: tuple[Any, ...] | None = None,
     ) -> "VolumeNetClassifier":
         """Train.
 
@@ -194,13 +195,15 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : ndarray or Rows, shape (n_samples, n_voxels)
         y : ndarray of shape (n_samples,)
-        subjects, parts, validation
+        subjects, parts
             See `emodecode.models.net.NetClassifier.fit`.
+        validation : (X, y) or (X, y, moments), optional
+            Likewise; `moments` as below, for its own samples.
         moments : ndarray of int, shape (n_samples, 2), optional
             Run (any number) and volume of each sample; needed where `window` > 1.
         votes : ndarray of shape (n_samples, n_classes), optional
             Share of the raters for each class, in the order of the sorted classes; for
-            `soft_labels`.
+            `soft_labels`, which need them.
         """
         check_classes(y)
         rows = as_rows(X)
@@ -208,10 +211,7 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         self.n_features_in_ = rows.shape[1]
         self._find_scale(rows)
-        judged = None
-        if validation is not None:
-            labels = encode(validation[1], self.classes_, where=f"model {self.network}")
-            judged = as_rows(validation[0]), labels
+        judged = None if validation is None else self._judged(*validation)
         divisions = divide(
             codes,
             subjects,
@@ -222,14 +222,12 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
         )
         found = train_members(
             lambda: self._make_module(mask),
-            Given(rows, codes, self._shares(votes, len(codes)), moments, self.window),
+            Given(rows, codes, self._shares(votes), moments, self.window),
             divisions,
             recipe_of=self._recipe,
             validation=judged,
         )
-        self.modules_, self.history_ = found.modules, found.history
-        self.best_epochs_ = found.best_epochs
-        self.validation_subjects_ = found.validation_subjects
+        found.give_to(self)
         return self
 
     def predict_proba(
@@ -250,10 +248,11 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
         check_width(rows.X, self.n_features_in_)
         windows = self._windows(len(rows), moments)
         found = np.empty((len(self.modules_), len(rows), len(self.classes_)))
-        device = self._recipe(0).device
+        device = resolve_device(self.device)
+        for module in self.modules_:
+            module.to(device)  # and stays there: at the scanner every call counts
         with torch.inference_mode():
             for own, module in zip(found, self.modules_, strict=True):
-                module.to(device)
                 for start in range(0, len(rows), self.batch_size):
                     part = slice(start, start + self.batch_size)
                     batch = (
@@ -261,7 +260,6 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
                     )
                     logits = module(torch.from_numpy(batch).to(device))
                     own[part] = torch.softmax(logits.float(), dim=1).cpu().numpy()
-                module.cpu()
         return found
 
     def predict(self, X: "np.ndarray | Rows", *, moments: np.ndarray | None = None) -> np.ndarray:
@@ -320,9 +318,23 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
             intensity=self.intensity,
         )
 
-    def _shares(self, votes: np.ndarray | None, n: int) -> np.ndarray | None:
-        if not self.soft_labels or votes is None:
+    def _judged(
+        self, X: "np.ndarray | Rows", y: np.ndarray, moments: np.ndarray | None = None
+    ) -> tuple[Any, ...]:
+        rows, codes = as_rows(X), encode(y, self.classes_, where=f"model {self.network}")
+        windows = self._windows(len(rows), moments)
+        return (rows, codes) if windows is None else (rows, codes, windows)
+
+    def _shares(self, votes: np.ndarray | None) -> np.ndarray | None:
+        if not self.soft_labels:
             return None
+        if votes is None:
+            raise InputError(
+                f"model {self.network}",
+                found="soft_labels = true, and no votes",
+                expected="the raters' share of votes for each class (columns p_CLASS of samples)",
+                remedy="Label with several raters, or set soft_labels = false.",
+            )
         return np.asarray(votes, dtype=np.float32)
 
     def _windows(self, n: int, moments: np.ndarray | None) -> np.ndarray | None:
@@ -340,7 +352,7 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
             named[name] = None if values is None else hash_of(np.asarray(values))
         precision = self.precision
         if precision == "auto":
-            on_gpu = torch.cuda.is_available() and self.device != "cpu"
+            on_gpu = resolve_device(self.device) != "cpu"
             precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
         return member_recipe(self, member, options=named, heavy=True, precision=precision)
 

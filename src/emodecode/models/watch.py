@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
-from torch import distributed
 from tqdm import tqdm
 
 from emodecode.errors import InputError
+from emodecode.models.shared import is_first_process, over_processes
 
 if TYPE_CHECKING:
     from emodecode.models.training import Recipe
@@ -66,28 +66,29 @@ class Watch(Callback):
 
     def on_epoch_begin(self, net, **kwargs):
         """Count anew."""
-        self.seen = {True: [0.0, 0.0, 0.0], False: [0.0, 0.0, 0.0]}
+        self.seen = {True: [0.0] * 4, False: [0.0] * 4}
 
     def on_batch_end(self, net, batch=None, training=False, loss=None, y_pred=None, **kwargs):
-        """Count samples, loss and hits; stop at a loss that is not finite."""
+        """Count samples, hits and loss, weighted as in the mean; stop at a loss not finite."""
         value, n = float(loss.detach()), len(batch[1])
+        share = net.share(batch[1])
         if not math.isfinite(value):
             raise self._diverged(net, value)
         truth = batch[1].to(y_pred.device)
         hits = int((y_pred.argmax(1) == (truth.argmax(1) if truth.ndim == 2 else truth)).sum())
-        for place, amount in enumerate((n, n * value, hits)):
+        for place, amount in enumerate((n, hits, share, share * value)):
             self.seen[training][place] += amount
 
     def on_epoch_end(self, net, **kwargs):
         """Log the epoch, keep the best weights, set the learning rate, write the checkpoint."""
-        n, loss, hits = _over_processes(self.seen[True])
-        n_valid, valid_loss, valid_hits = self.seen[False]
+        n, hits, share, loss = over_processes(self.seen[True])
+        n_valid, valid_hits, valid_share, valid_loss = self.seen[False]
         row = {
             "epoch": self.epoch + 1,
             "learning_rate": float(net.optimizer_.param_groups[0]["lr"]),
-            "train_loss": loss / n,
+            "train_loss": loss / share,
             "train_accuracy": hits / n,
-            "valid_loss": valid_loss / n_valid if n_valid else None,
+            "valid_loss": valid_loss / valid_share if n_valid else None,
             "valid_accuracy": valid_hits / n_valid if n_valid else None,
             "penalty": net.penalty(),
         }
@@ -99,7 +100,8 @@ class Watch(Callback):
             watched = row["valid_loss"] if n_valid else row["train_loss"]
             self._scheduler(net).step(watched + row["penalty"])
         self.bar.update()
-        self._save(net)
+        if self.epoch % self.recipe.checkpoint_epochs == 0:
+            self.save(net)
         if self.enough():
             raise EnoughError
 
@@ -123,10 +125,27 @@ class Watch(Callback):
         if state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
 
-    def forget(self) -> None:
-        """Remove the checkpoint of a training that is complete."""
-        if self.path is not None and is_first_process():
-            self.path.unlink(missing_ok=True)
+    def save(self, net: NeuralNet) -> None:
+        """Write the checkpoint, if one is asked for."""
+        path = self.path
+        if path is None or not is_first_process():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        state = {
+            "fingerprint": self.fingerprint,
+            "module": net.module_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+            "best_value": self.best_value,
+            "random": torch.get_rng_state(),
+            "random_cuda": _cuda_random(self.recipe.device),
+        }
+        torch.save(state, partial)
+        partial.replace(path)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -159,27 +178,6 @@ class Watch(Callback):
             )
         return self.scheduler
 
-    def _save(self, net: NeuralNet) -> None:
-        path = self.path
-        if path is None or self.epoch % self.recipe.checkpoint_epochs or not is_first_process():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        state = {
-            "fingerprint": self.fingerprint,
-            "module": net.module_.state_dict(),
-            "optimizer": net.optimizer_.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "best_state": self.best_state,
-            "best_value": self.best_value,
-            "random": torch.get_rng_state(),
-            "random_cuda": _cuda_random(self.recipe.device),
-        }
-        torch.save(state, partial)
-        partial.replace(path)
-
     def _diverged(self, net: NeuralNet, value: float) -> InputError:
         rate = net.optimizer_.param_groups[0]["lr"]
         return InputError(
@@ -191,20 +189,5 @@ class Watch(Callback):
         )
 
 
-def is_first_process() -> bool:
-    """Tell whether this process keeps files; the others of a shared training do not."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
 def _cuda_random(device: str) -> list[torch.Tensor]:
     return torch.cuda.get_rng_state_all() if device.startswith("cuda") else []
-
-
-def _over_processes(amounts: list[float]) -> list[float]:
-    """Sum amounts over the processes that share a training."""
-    if not distributed.is_initialized():
-        return amounts
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(amounts, dtype=torch.float64, device=device)
-    distributed.all_reduce(total)
-    return total.tolist()

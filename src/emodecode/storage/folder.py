@@ -63,6 +63,8 @@ def unseal(folder: Path) -> dict[str, Any]:
         )
     if content.get(_SEAL) != _hash_of_content(content):
         raise changed(path, "its text is not the one that its hash was made from: it was edited")
+    if not isinstance(content.get("files"), dict):
+        raise changed(path, "no list of the other files")
     _check_files(folder, content["files"])
     return content
 
@@ -88,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise changed(path, "no such file: the folder is incomplete, or no decoder")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise changed(path, f"truncated or no JSON ({error})") from error
     if not isinstance(content, dict):
         raise changed(path, f"JSON that is a {type(content).__name__}")

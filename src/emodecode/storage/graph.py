@@ -54,8 +54,15 @@ class Graph(nn.Module):
         each = [torch.softmax(member(scaled), dim=1) for member in self.members]
         mean = torch.stack([part.double() for part in each]).mean(dim=0)
         if self.temperature is not None:
-            mean = torch.softmax(torch.log(mean.clamp_min(EPS)) / self.temperature, dim=1)
+            mean = torch.softmax(_logs_of(mean) / self.temperature, dim=1)
         return mean.float()
+
+
+def _logs_of(given: torch.Tensor) -> torch.Tensor:
+    """As `emodecode.models.temperature.logs_of`, in torch."""
+    least = given.new_tensor(EPS)
+    smallest = torch.where(given > 0, given, least).amin(dim=1, keepdim=True)
+    return torch.log(torch.where(given > 0, given, torch.minimum(smallest, least)))
 
 
 class _Scale(nn.Module):
@@ -188,7 +195,7 @@ def _write(graph: Graph, path: Path, *, n_features: int) -> None:
     example = torch.zeros(2, n_features)
     with _quiet():
         torch.onnx.export(
-            graph.eval(),
+            graph.eval().cpu(),
             (example,),
             path,
             input_names=[INPUT],

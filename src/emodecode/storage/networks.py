@@ -78,7 +78,11 @@ def load_network(folder: Path, described: dict[str, Any]) -> Any:
     make = getattr(import_module(CLASSIFIERS[kind]), kind)
     classifier = make(**(described["params"] | _of(arrays, "params")))
     for name, value in (described["fitted"] | _of(arrays, "fitted")).items():
+        if not name.endswith("_") or name.startswith("_") or name in _NOT_KEPT:
+            raise changed(folder / "decoder.json", f"{name!r}, which no training leaves")
         setattr(classifier, name, value)
+    if described["members"] != [_member(k) for k in range(1, classifier.n_members + 1)]:
+        raise changed(folder / "decoder.json", f"other members than {classifier.n_members}")
     classifier.modules_, classifier.history_ = [], []
     for name in described["members"]:
         with torch.random.fork_rng(devices=[]):
@@ -131,10 +135,15 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
 def _store_member(module: Any, folder: Path, number: int) -> str:
     from safetensors.torch import save_file
 
-    name = f"member-{number}.safetensors"
+    name = _member(number)
     weights = {key: value.detach().cpu() for key, value in module.state_dict().items()}
     save_file({key: value.contiguous().clone() for key, value in weights.items()}, folder / name)
     return name
+
+
+def _member(number: int) -> str:
+    """Name of a member's file; all files of such names are sealed."""
+    return f"member-{number}.safetensors"
 
 
 def _fill(module: Any, path: Path) -> None:
