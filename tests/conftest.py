@@ -17,3 +17,14 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("EMODECODE_DATA does not name a folder with the real data")
     return Path(folder)
+
+
+@pytest.fixture
+def one_thread():
+    """Torch on one thread, so that its sums come out the same."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

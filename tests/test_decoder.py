@@ -79,6 +79,7 @@ def test_windows_and_members_of_volume_networks_come_back(tmp_path):
     loaded = Decoder.load(Decoder(pipeline, make_contract()).save(tmp_path / "windowed"))
     with sklearn.config_context(enable_metadata_routing=True):
         wanted = pipeline.predict_proba(X, moments=MOMENTS)
+    assert "It reads windows of 3 volumes" in (tmp_path / "windowed" / "CARD.md").read_text()
     np.testing.assert_array_equal(loaded.predict(X, moments=MOMENTS), wanted)
     assert not np.array_equal(loaded.predict(X), wanted)  # each volume alone
 
@@ -171,6 +172,14 @@ def test_files_that_do_not_belong_there_are_refused(copied):
         Decoder.load(copied)
 
 
+def test_json_of_any_other_shape_is_refused(copied):
+    path = copied / "decoder.json"
+    for text, words in (("[" * 100_000, "no JSON"), ("[]", "JSON that is a list")):
+        path.write_text(text)
+        with pytest.raises(ContractError, match=words):
+            Decoder.load(copied)
+
+
 def test_other_formats_are_refused(copied):
     reseal(copied, lambda content: content | {"format_version": 2})
     with pytest.raises(ContractError, match="version 2"):
@@ -245,13 +254,24 @@ def test_weights_of_another_network_are_refused(tmp_path):
     reseal(folders[0])
     with pytest.raises(ContractError, match=rf"{name}.*fit the network"):
         Decoder.load(folders[0])
-    reseal(folders[1], lambda content: with_class(content, "os.system"))
+    for number, (change, words) in enumerate(
+        (
+            ({"members": [name, "../member-2.safetensors"]}, "other members than 2"),
+            ({"members": [name]}, "other members than 2"),
+            ({"fitted": {"classes_": CLASSES, "predict_proba": 1}}, "'predict_proba', which no"),
+        )
+    ):
+        spoilt = shutil.copytree(folders[1], tmp_path / f"spoilt-{number}")
+        reseal(spoilt, lambda content, change=change: with_network(content, change))
+        with pytest.raises(ContractError, match=words):
+            Decoder.load(spoilt)
+    reseal(folders[1], lambda content: with_network(content, {"class": "os.system"}))
     with pytest.raises(ContractError, match=r"class 'os\.system'"):
         Decoder.load(folders[1])
 
 
-def with_class(content, name):
-    content["steps"][-1]["network"]["class"] = name
+def with_network(content, change):
+    content["steps"][-1]["network"].update(change)
     return content
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from emodecode.decoder import Decoder
 from emodecode.errors import InputError
@@ -24,6 +25,21 @@ def test_a_graph_of_selection_scaling_members_and_temperature(tmp_path):
         assert found.shape == (len(rows), len(CLASSES))
         np.testing.assert_allclose(found, decoder.predict(rows), atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_graph_of_a_sure_network_is_cooled_as_the_decoder_is(tmp_path):
+    """The temperature divides logarithms far below the smallest that is clipped."""
+    pipeline = fit("hanson_mlp")
+    for module in pipeline.steps[-1][1].modules_:
+        with torch.no_grad():
+            list(module.parameters())[-1].copy_(torch.tensor([0.0, -60.0, -80.0]))
+            list(module.parameters())[-2].zero_()
+    decoder = Decoder(pipeline, make_contract(), 20.0)
+    decoder.export(tmp_path / "net.onnx")
+    found = outputs(tmp_path / "net.onnx", X)
+    wanted = np.exp([0.0, -3.0, -4.0])
+    np.testing.assert_allclose(found[0], wanted / wanted.sum(), atol=1e-5)
+    np.testing.assert_allclose(found, decoder.predict(X), atol=1e-6)
 
 
 def test_a_graph_that_says_something_else_is_not_kept(tmp_path, monkeypatch):

@@ -30,12 +30,7 @@ FIELDS = (
 QUICK = {"max_epochs": 4, "patience": None, "batch_size": 16, "learning_rate": 0.01}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _data(seed=0, *, n=120, n_features=12, effect=1.0, n_subjects=6):
@@ -118,6 +113,20 @@ def test_contract_and_history():
         assert restored.history_ == net.history_
     assert clone(net).get_params() == net.get_params()
     assert not hasattr(clone(net), "modules_")
+
+
+def test_logged_losses_are_weighted_means_whatever_the_batch():
+    X, y, _ = _data()
+    keep = (y != y[0]) | (np.arange(len(y)) % 4 == 0)
+    X, y = X[keep], y[keep]
+    _, codes = np.unique(y, return_inverse=True)
+    weight = (len(y) / np.bincount(codes))[codes]
+    for batch_size in (7, 50):
+        net = NetClassifier(network="hanson_mlp", max_epochs=1, batch_size=batch_size)
+        net.fit(X, y, validation=(X, y))
+        own = -np.log(net.predict_proba(X)[np.arange(len(y)), codes])
+        expected = (weight * own).sum() / weight.sum()
+        assert net.history_[0]["valid_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_members_are_averaged():

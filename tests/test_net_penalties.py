@@ -10,13 +10,7 @@ from emodecode.models.net import NetClassifier
 from emodecode.models.stepping import penalised
 from emodecode.models.watch import Watch
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _data(n, n_features=12):

@@ -16,12 +16,7 @@ from emodecode.models.net import NetClassifier
 QUICK = {"max_epochs": 4, "patience": None, "batch_size": 16, "learning_rate": 0.01}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _data():
@@ -176,6 +171,29 @@ def test_killed_process_goes_on_to_the_same_bits(tmp_path):
     whole = NetClassifier(max_epochs=10, batch_size=16).fit(X, y, subjects=subjects)
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), whole.predict_proba(X))
     assert not list(tmp_path.glob("state.*"))
+
+
+def test_trained_members_are_not_trained_again(monkeypatch, tmp_path):
+    X, y, subjects = _data()
+    net = _checkpointed(tmp_path / "state", max_epochs=7, n_members=3)
+    whole = clone(net).set_params(checkpoint=None).fit(X, y, subjects=subjects)
+    real, begun = watch.Watch.on_epoch_begin, []
+
+    def begin(self, net, **kwargs):
+        begun.append(self.epoch)
+        if len(begun) == 20:  # in the sixth epoch of the third member
+            raise _StoppedError
+        real(self, net, **kwargs)
+
+    monkeypatch.setattr(watch.Watch, "on_epoch_begin", begin)
+    with pytest.raises(_StoppedError):
+        clone(net).fit(X, y, subjects=subjects)
+    assert begun == [*range(7), *range(7), *range(6)]
+    resumed = clone(net).fit(X, y, subjects=subjects)
+    assert begun[20:] == [3, 4, 5, 6]
+    _assert_same(resumed, whole)
+    assert resumed.history_ == whole.history_
+    assert not list(tmp_path.iterdir())
 
 
 def test_file_is_where_the_checkpoint_says(monkeypatch, tmp_path):

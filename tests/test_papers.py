@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from emodecode.candidates import warn_of_raw
 from emodecode.errors import InputError
@@ -234,9 +233,4 @@ def test_an_unknown_paper_is_refused(tmp_path):
         load_study(write_small(tmp_path, {"compare_with": "S3"}))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")

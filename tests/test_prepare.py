@@ -249,8 +249,10 @@ def test_truncated_nifti_says_which_volume(tmp_path):
 def test_complex_voxels(tmp_path):
     path = tmp_path / "bold.nii"
     nib.save(nib.Nifti1Image(np.ones((*SHAPE, 3), np.complex64), AFFINE), path)
-    with pytest.raises(InputError, match="complex64, not real numbers"):
-        masked(file_run(path), as_mask(np.ones(SHAPE)))
+    in_memory = make_run(data=np.ones((*SHAPE, 3), np.complex64))
+    for run in (file_run(path), in_memory):
+        with pytest.raises(InputError, match="complex64, not real numbers"):
+            masked(run, as_mask(np.ones(SHAPE)))
 
 
 @pytest.mark.parametrize("smoothing_mm", [None, 4.0])

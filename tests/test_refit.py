@@ -94,6 +94,24 @@ def test_the_null_equals_scoring_the_exchanged_labels_one_by_one():
                 assert null.per_subject[k, s] == pytest.approx(expected, abs=1e-9)
 
 
+def test_networks_choose_their_epoch_in_the_null_as_in_the_scores():
+    """In a film on other subjects in another part of it, not on other subjects alone."""
+    samples = make_samples(film(n_subjects=4), effect=0.5)
+    splits = subject_by_stimulus(samples.table, n_segments=2)[:2]
+    net = Candidate("net", make_pipeline_for("hanson_mlp", params={"max_epochs": 6}))
+    found = run(samples, splits, [net], m=1, seed=3)["net"]
+    exchange = exchange_of(samples)
+    codes = permuted_labels(exchange, n_permutations=1, seed=3)[0, exchange.slot]
+    table = samples.table.assign(label=np.array(samples.classes)[codes])
+    other = Samples(X=samples.X, table=table)
+    results = [score(other, [split], [net], seed=3, **QUIET).predictions for split in splits]
+    scores = score_predictions(
+        pd.concat(results), classes=samples.classes, n_permutations=2, samples_table=table
+    )["models"]["net"]
+    for metric in METRICS:
+        assert found.scores[metric][0] == pytest.approx(scores[metric]["value"], abs=1e-6)
+
+
 def test_sklearns_permutation_test_gives_the_same_distribution():
     table = rows_table(n_subjects=1, n_each=14, labels=("a", "b"))
     samples = make_samples(table, n_voxels=4, ar=0.0, effect=0.3)

@@ -10,7 +10,7 @@ import pytest
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.run import Run
-from emodecode.samples import TABLE_COLUMNS, Samples, read_table, write_table
+from emodecode.samples import TABLE_COLUMNS, Samples, read_table, relabelled, write_table
 
 
 def make_samples(n_samples=6, n_voxels=4):
@@ -111,6 +111,16 @@ def test_tables_keep_text_and_missing_values(tmp_path):
     assert text[0].split("\t") == list(TABLE_COLUMNS)
     assert "\tn/a\t" in text[1]
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.tsv"), table)
+
+
+def test_votes_are_drawn_anew_with_the_labels():
+    plain = make_samples(4).table
+    table = plain.assign(p_joy=[0.1, 0.8, 0.1, 0.8], p_fear=[0.9, 0.2, 0.9, 0.2])
+    drawn = relabelled(table, np.array(["joy", "fear", "fear", "joy"]))
+    assert list(drawn["p_fear"]) == [0, 1, 1, 0]
+    assert list(drawn["p_joy"]) == [1, 0, 0, 1]
+    assert list(drawn["label"]) == ["joy", "fear", "fear", "joy"]
+    assert list(relabelled(plain, plain["label"].to_numpy()[::-1])) == list(plain)
 
 
 def test_run_counts_time_from_the_first_volume_in_the_file():

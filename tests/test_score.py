@@ -1,5 +1,6 @@
 """score: the same as scikit-learn where both apply; nothing of the test is ever seen."""
 
+import json
 from dataclasses import replace
 from typing import ClassVar
 
@@ -127,6 +128,21 @@ def test_interrupted_run_goes_on_without_fitting_again(tmp_path, monkeypatch):
     monkeypatch.setattr(score_module, "fit_fold", fit_fold)
     straight = score(samples, splits, candidates, progress=False)
     pd.testing.assert_frame_equal(resumed.predictions, straight.predictions)
+
+
+def test_latency_of_an_interrupted_run_is_not_lost(tmp_path):
+    samples = make_samples()
+    splits = leave_one_subject_out(samples.table)
+    how = {"resume_folder": tmp_path, "progress": False}
+    first = score(samples, splits, [Candidate("logistic", logistic())], **how)
+    assert first.latency
+    for path in tmp_path.glob("*.npz"):
+        with np.load(path) as saved:
+            kept = dict(saved)
+        info = json.loads(kept["info"].tobytes()) | {"latency": []}
+        kept["info"] = np.frombuffer(json.dumps(info).encode(), np.uint8)
+        np.savez(path, **kept)
+    assert score(samples, splits, [Candidate("logistic", logistic())], **how).latency
 
 
 def test_long_parameters_count_when_folds_are_looked_for(tmp_path):

@@ -29,12 +29,7 @@ from emodecode.samples import TABLE_COLUMNS
 QUICK = {"network": "separable3d", "max_epochs": 2, "batch_size": 16, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _mask():

@@ -229,9 +229,13 @@ class Decoder:
         others = {"versions": {}, "created": _now()} | self.about
         return others | {
             "contract": self.contract.to_json(),
-            "model": model | {"steps": steps, "temperature": self.temperature},
+            "model": model | self._own() | {"steps": steps, "temperature": self.temperature},
             "subjects": None if self.subjects is None else list(self.subjects),
         }
+
+    def _own(self) -> dict[str, int]:
+        window = getattr(self.pipeline.steps[-1][1], "window", None) or 1
+        return {"window": window} if window > 1 else {}
 
     def export(self, path: str | os.PathLike) -> float:
         """Write a network decoder as one ONNX graph, see `emodecode.storage.graph.export_graph`.

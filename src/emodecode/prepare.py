@@ -109,6 +109,13 @@ def volumes(run: Run) -> Iterator[np.ndarray]:
         yield from _stream(proxy, dummies=run.dummies)
         return
     data = np.asanyarray(proxy)
+    if data.dtype.kind not in "iufb":
+        raise InputError(
+            run.name,
+            found=f"voxels of type {data.dtype}, not real numbers",
+            expected="an image of real numbers",
+            remedy="Pass its magnitude.",
+        )
     for index in range(run.dummies, data.shape[3]):
         yield np.asarray(data[..., index], dtype=np.float32)
 

@@ -70,9 +70,12 @@ def render_page(results: ResultsFolder) -> str:
             remedy="Install them: pip install 'emodecode[report]'.",
         ) from error
 
-    parts = files("emodecode.report")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("emodecode.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
         "number": wording.format_number,
@@ -81,6 +84,6 @@ def render_page(results: ResultsFolder) -> str:
         "mm": lambda value: f"{value:.0f}".replace("-", "−"),
         "short": wording.format_short,
     }
-    template = environment.from_string((parts / "template.html").read_text(encoding="utf-8"))
-    style = (parts / "style.css").read_text(encoding="utf-8")
+    style = (files("emodecode.report") / "style.css").read_text(encoding="utf-8")
+    template = environment.get_template("page.html")
     return template.render(style=style, wording=wording, **describe_page(results))
