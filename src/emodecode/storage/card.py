@@ -171,9 +171,9 @@ def _limits(content: dict[str, Any]) -> list[str]:
     ]
     if window := content["model"].get("window"):
         lines.append(
-            f"- It reads windows of {window} volumes. In training and in the scores above they held "
-            "labelled volumes only, nothing elsewhere; in a run they hold every volume. How well it "
-            "decodes such windows has not been measured."
+            f"- It reads windows of {window} volumes. In training and in the scores above they "
+            "held labelled volumes only; in a run they hold every volume. How well it decodes such "
+            "windows has not been measured."
         )
     if known is not None:
         way = f" (align.protocol = {aligned['protocol']})" if aligned else ""
