@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from emodecode.report.brain import Backdrop, draw_map, looks_like_mni, make_backdrop
+from emodecode.report.drawing import drawn_style, new_figure, to_svg
 from emodecode.report.figures import swarm
 from emodecode.report.timeline import draw_timeline, merge_times, write_label_figure
 from results_folder import MNI_3MM
@@ -143,3 +144,14 @@ def test_label_figure_is_a_picture(tmp_path):
     with Image.open(tmp_path / "labels.png") as picture:
         assert picture.size[0] > 1000
     assert [path.name for path in tmp_path.iterdir()] == ["labels.png"]
+
+
+def test_numbers_in_a_figures_text_are_not_rounded():
+    """Coordinates are, to keep the page small."""
+    with drawn_style():
+        figure = new_figure(301, 100)
+        figure.text(1 / 3, 0.5, "l2_0.00025")
+        svg = to_svg(figure, name="one", title="one")
+    assert ">l2_0.00025<" in svg
+    assert "100.33" in svg
+    assert "100.333" not in svg

@@ -249,10 +249,10 @@ def test_s2b_study_is_clean_where_the_published_form_leaks(tmp_path):
     tokens = ("--preset", "s2b", "--subjects", "3", "--quiet")
     coarse = ("--set", "shape=[16,19,16]", "--set", "voxel_mm=10.0")
     assert simulate(tmp_path / "s2b", *tokens, *coarse) == 0
-    study = load_study(
-        STUDIES / "s2b_simulated.toml", overrides={"data.path": str(tmp_path / "s2b")}
-    )
-    assert verdicts(study) == ("clean", "leak")
+    for name in ("s2b_simulated", "s2b_network"):
+        path = STUDIES / f"{name}.toml"
+        study = load_study(path, overrides={"data.path": str(tmp_path / "s2b")})
+        assert verdicts(study) == ("clean", "leak")
 
 
 def test_s2b_study_reads_the_authors_files(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_a_network_is_evaluated_with_all_its_seeds(tmp_path):
     means = seeds.groupby("seed")["balanced_accuracy"].mean()
     assert spread.loc["balanced_accuracy", "mean"] == pytest.approx(means.mean())
     assert spread.loc["balanced_accuracy", "sd"] == pytest.approx(means.std())
-    assert "of 2 seeds alone" in (tmp_path / "out/report.html").read_text()
+    assert "Macro AUC of 2 seeds alone" in (tmp_path / "out/report.html").read_text()
 
 
 def test_seeds_are_scored_as_decoders_are():

@@ -21,7 +21,7 @@ from emodecode.evaluate.matching import Alikeness
 from emodecode.evaluate.results import Results
 from emodecode.evaluate.score import Candidate, fingerprint_samples, fit_fold
 from emodecode.evaluate.seeds import spread_over_seeds
-from emodecode.explain import linear_maps, peaks
+from emodecode.explain.patterns import linear_maps, peaks
 from emodecode.label.labelled import Labelled
 from emodecode.models.catalogue import KINDS
 from emodecode.output import write_json

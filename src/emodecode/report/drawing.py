@@ -104,7 +104,7 @@ def to_svg(figure, *, name: str, title: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r" ?font-family: [^;\"]+;?", "", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", text)
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"<[^>]*>", lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), text)
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<title>.*?</title>", "", text, flags=re.S)
     text = re.sub(r">\s+<", "><", re.sub(r"\n\s*", " ", text))
     box = f"0 0 {width:g} {height:g}"

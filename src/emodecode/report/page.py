@@ -81,7 +81,7 @@ def render_page(results: ResultsFolder) -> str:
         "number": wording.format_number,
         "interval": wording.format_interval,
         "count": wording.format_count,
-        "mm": lambda value: f"{value:.0f}".replace("-", "−"),
+        "mm": lambda value: f"{round(value)}".replace("-", "−"),
         "short": wording.format_short,
     }
     style = (files("emodecode.report") / "style.css").read_text(encoding="utf-8")

@@ -28,6 +28,7 @@ VALIDATED = {
     "on, so the best value is too high",
     "none": "none was recorded",
 }
+_NAMES = {"balanced_accuracy": "Balanced accuracy", "macro_auc": "Macro AUC"}
 SPEED_KEYS = ("model", "batch", "p50_ms", "p95_ms", "p99_ms", "per_vector_ms")
 S2_SPEED: dict[str, dict[str, Any]] = {
     "conv1d": {
@@ -150,7 +151,7 @@ def _spread(path: Path, name: str) -> list[dict[str, Any]]:
         table = parse_table(path, dtype={"model": str})
         own = table[table["model"] == name]
         return [
-            {"metric": str(row["metric"]).replace("_", " ")}
+            {"metric": _NAMES.get(row["metric"], row["metric"])}
             | {key: float(row[key]) for key in ("n_seeds", "mean", "sd", "lowest", "highest")}
             for _, row in own.iterrows()
         ]
