@@ -18,6 +18,7 @@ from emodecode.printing import (
     print_audit,
     print_decoder,
     print_evaluation,
+    print_explanation,
     print_kinds,
 )
 
@@ -89,6 +90,37 @@ def evaluate(
             command=" ".join(["emodecode", *sys.argv[1:]]),
         )
         print_evaluation(evaluation)
+
+
+@app.command
+def explain(
+    study: Path,
+    *,
+    out: Out,
+    model: Annotated[str | None, Parameter(help="One of the study's models; all of them.")] = None,
+    jobs: Annotated[int, Parameter(help="Processes on this machine.")] = 1,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+):
+    """Show what the decoders of a study used: occlusion, tested maps, sanity checks, places.
+
+    Every decoder is fitted in every fold and explained on the samples that were held out there. An
+    interrupted call goes on where it stopped when the same command is given again.
+    """
+    from emodecode import workflow
+
+    told = workflow.explain(
+        _load(study, settings),
+        out,
+        model=model,
+        n_jobs=_processes(jobs),
+        overwrite=overwrite,
+        progress=not quiet,
+        command=" ".join(["emodecode", *sys.argv[1:]]),
+    )
+    print_explanation(told)
+    print(f"\npage: {out / 'explanation.html'}")
 
 
 @app.command

@@ -182,3 +182,21 @@ def _print_controls(audit) -> None:
 
 def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
+
+
+def print_explanation(told: dict[str, Any]) -> None:
+    """Print for each decoder how its maps were checked, what drops, and where."""
+    choices = told["choices"]
+    print(
+        f"{told['n_units']:,} {choices['unit']}, fill {choices['fill']}; "
+        f"audit of the folds: {told['audit']['verdict']}"
+    )
+    for model in told["models"]:
+        print(f"\n{model['model']} ({model['n_samples']:,} held-out samples, {model['way']})")
+        print(f"  {model['sanity']['sentence']}")
+        for each, map_ in zip(model["classes"], model["maps"], strict=True):
+            found = f"{each['n_significant']} units drop, least p {each['least_p']:.2g}"
+            names = ", ".join(dict.fromkeys(peak["place"] for peak in map_["peaks"][:5]))
+            print(f"  {each['class']:<16}{found}{'; largest: ' + names if names else ''}")
+    if told["space"] is None:
+        print(f"\nspace of the maps: {told['space_note']}")

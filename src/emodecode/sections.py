@@ -272,6 +272,33 @@ class Evaluate(Section):
         return value
 
 
+class Explain(Section):
+    """What `emodecode explain` takes away from a volume, what it puts there, and of how many.
+
+    `unit` is what is occluded together; `label_draws` and `weight_draws` are how often labels and
+    weights are drawn anew for the sanity checks (0: not checked).
+    """
+
+    unit: Literal["boxes", "searchlights", "regions"] = "boxes"
+    box_vox: Annotated[int, Field(ge=1)] = 2
+    stride_vox: Annotated[int, Field(ge=1)] = 2
+    radius_mm: Annotated[float, Field(gt=0)] = 8.0
+    atlas: Path | None = None
+    fill: Literal["conditional", "voxel_mean", "volume_mean", "zero", "noise"] = "conditional"
+    n_draws: Annotated[int, Field(ge=1)] = 4
+    per_class: Annotated[int, Field(ge=1)] = 10
+    top_k: Annotated[int, Field(ge=1)] = 500
+    label_draws: Annotated[int, Field(ge=0)] = 19
+    weight_draws: Annotated[int, Field(ge=0)] = 3
+    space: str | None = None
+
+    @model_validator(mode="after")
+    def _regions_of_an_atlas(self) -> "Explain":
+        if self.unit == "regions" and self.atlas is None:
+            raise ValueError('unit = "regions" needs atlas: a label image on the data\'s grid')
+        return self
+
+
 ALIGNS_ON_TASK = ("independent_run", "connectivity")
 """Protocols whose maps may be fitted on the runs of another task."""
 

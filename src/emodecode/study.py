@@ -18,6 +18,7 @@ from emodecode.sections import (
     Clean,
     DesignData,
     Evaluate,
+    Explain,
     Features,
     Labels,
     MatData,
@@ -54,6 +55,7 @@ class Study(Section):
     align: Align | None = None
     models: Annotated[list[Model], Field(min_length=1)] = Field(default_factory=_usual_models)
     evaluate: Evaluate = Evaluate()
+    explain: Explain = Explain()
     as_published: dict[str, Any] = Field(default_factory=dict)
     compare_with: Literal["S1", "S2-A", "S2-B"] | None = None
 
@@ -222,7 +224,9 @@ def _resolve_paths(study: Study, folder: Path, where: str) -> Study:
     )
     labels = study.labels.model_copy(update=update(study.labels, folder, "path", "events_path"))
     features = study.features.model_copy(update=update(study.features, folder, "parcels"))
+    explain = study.explain.model_copy(update=update(study.explain, folder, "atlas"))
     parts: dict[str, Section] = {"data": data, "labels": labels, "features": features}
+    parts["explain"] = explain
     if study.align is not None:
         paths = update(study.align, folder, "targets", "pieces")
         parts["align"] = study.align.model_copy(update=paths)
@@ -264,6 +268,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "align": Align,
     "models": Model,
     "evaluate": Evaluate,
+    "explain": Explain,
 }
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (*archive.LIBRARIES, "skops", "safetensors")
 
-_NO_MATTER = ("name", "title", "description", "as_published", "compare_with", "models")
+_NO_MATTER = ("name", "title", "description", "as_published", "compare_with", "models", "explain")
 """Keys of a study that change no score of one of its models."""
 
 

@@ -161,6 +161,42 @@ def train(study: Study, out: Path, **choices: Any) -> "Decoder":
     return fit_and_write(study, out, **choices)
 
 
+def explain(
+    study: Study,
+    out: Path,
+    *,
+    model: str | None = None,
+    n_jobs: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+    command: str = "",
+) -> dict[str, Any]:
+    """Fit in every fold, occlude held-out samples, test the maps, write images and the page.
+
+    An interrupted call leaves its finished folds in ``out/.resume``; the same call goes on there.
+    """
+    from emodecode import assemble
+    from emodecode.candidates import require_installed
+    from emodecode.explanation.files import write_explanation
+    from emodecode.explanation.fits import explain_study, refuse_unexplained
+    from emodecode.proof import Work
+    from emodecode.report.explained import write_explained_page
+    from emodecode.train import choose_model
+
+    require_installed("torch", "torch")
+    if model is not None:
+        study = study.model_copy(update={"models": [choose_model(study, model)]})
+    assemble.refuse_at_once(study)
+    refuse_unexplained(study)
+    with open_output(out, overwrite=overwrite) as staging:
+        work = Work(out / RESUME_FOLDER, n_jobs, None, progress)
+        gathered = assemble.gather(study, work=work.resume, progress=progress)
+        found = explain_study(study, gathered, work=work)
+        told = write_explanation(staging, study, gathered.samples, found, command=command)
+        write_explained_page(staging)
+    return told
+
+
 def predict(
     decoder: Path, image: Path, *, out: Path | None = None, **choices: Any
 ) -> "pd.DataFrame":

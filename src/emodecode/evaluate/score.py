@@ -254,27 +254,13 @@ def _run_one(
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        fold = aligned_fold(candidate.alignment, table, split)
-        chosen, temperature = tune_fold(
-            candidate,
-            *(X, y, table, split.train),
+        fitted, chosen, temperature = fit_on_fold(
+            replace(candidate, pipeline=task.pipeline),
+            *(X, y, table, split),
             tuning=tuning,
             seed=task.seed,
-            fold=fold,
             ledger=ledger,
         )
-        fitted = fit_fold(
-            task.pipeline,
-            *(X, y, table, split.train),
-            params=chosen,
-            seed=task.seed,
-            gap_s=tuning.gap_s,
-            fit_on_all=candidate.fit_on_all,
-            fold=fold,
-            judged_on=split.test if candidate.choose_epoch_on_test else None,
-            ledger=ledger,
-        )
-        fitted = adapt_fold(fitted, X, y, table, split, fold=fold, ledger=ledger)
         probabilities = predict_rows(fitted, X, table, split.test, classes=classes, where=where)
         members = predict_members_of(fitted, X, table, split.test)
         if temperature is not None:
@@ -304,6 +290,50 @@ def _run_one(
         "cost": network_cost(fitted.steps[-1][1]) if task.fold == 0 else None,
     }
     return task.key, _Outcome(probabilities, info)
+
+
+def fit_on_fold(
+    candidate: Candidate,
+    X: np.ndarray,
+    y: np.ndarray,
+    table: pd.DataFrame,
+    split: Split,
+    *,
+    tuning: Tuning,
+    seed: int,
+    ledger: Ledger | None = None,
+) -> tuple[Pipeline, dict[str, Any], float | None]:
+    """Tune, fit and adapt a candidate on a fold: what `score` predicts the test samples with.
+
+    Returns
+    -------
+    fitted : Pipeline
+    chosen : dict
+        Parameters that were tuned.
+    temperature : float or None
+    """
+    ledger = Ledger() if ledger is None else ledger
+    fold = aligned_fold(candidate.alignment, table, split)
+    chosen, temperature = tune_fold(
+        candidate,
+        *(X, y, table, split.train),
+        tuning=tuning,
+        seed=seed,
+        fold=fold,
+        ledger=ledger,
+    )
+    fitted = fit_fold(
+        candidate.pipeline,
+        *(X, y, table, split.train),
+        params=chosen,
+        seed=seed,
+        gap_s=tuning.gap_s,
+        fit_on_all=candidate.fit_on_all,
+        fold=fold,
+        judged_on=split.test if candidate.choose_epoch_on_test else None,
+        ledger=ledger,
+    )
+    return adapt_fold(fitted, X, y, table, split, fold=fold, ledger=ledger), chosen, temperature
 
 
 def _time(fitted: Pipeline, X: np.ndarray, table: pd.DataFrame, task: _Task) -> list[dict]:

@@ -3,6 +3,7 @@
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.report import wording
@@ -59,6 +60,18 @@ def write_report(folder: str | os.PathLike, *, out: str | os.PathLike | None = N
 
 def render_page(results: ResultsFolder) -> str:
     """Return the page as text."""
+    template = environment().get_template("page.html")
+    return template.render(style=style(), wording=wording, **describe_page(results))
+
+
+def environment() -> Any:
+    """Return the templates of the report.
+
+    Raises
+    ------
+    InputError
+        jinja2 or matplotlib is not installed.
+    """
     try:
         import jinja2
         import matplotlib  # noqa: F401
@@ -70,20 +83,23 @@ def render_page(results: ResultsFolder) -> str:
             remedy="Install them: pip install 'emodecode[report]'.",
         ) from error
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("emodecode.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
+    made.filters |= {
         "number": wording.format_number,
         "interval": wording.format_interval,
         "count": wording.format_count,
         "mm": lambda value: f"{round(value)}".replace("-", "−"),
         "short": wording.format_short,
     }
-    style = (files("emodecode.report") / "style.css").read_text(encoding="utf-8")
-    template = environment.get_template("page.html")
-    return template.render(style=style, wording=wording, **describe_page(results))
+    return made
+
+
+def style() -> str:
+    """Return the style sheet of the report."""
+    return (files("emodecode.report") / "style.css").read_text(encoding="utf-8")

@@ -1,0 +1,197 @@
+"""Files of an explanation: images, tables, and what the page is made from."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from emodecode.explain.atlas import landmarks
+from emodecode.explain.regions import region_table
+from emodecode.explanation.fits import Explained, Explanation
+from emodecode.output import write_json
+from emodecode.report.brain import looks_like_mni
+from emodecode.samples import write_table
+from emodecode.study import Study, write_study
+
+if TYPE_CHECKING:
+    from emodecode.samples import Samples
+
+MAP_KINDS = {
+    "drop": "mean over subjects of what the class's probability loses",
+    "t": "t over subjects",
+    "pfwe": "1 - p, corrected for all units and classes",
+}
+TEMPLATE = "MNI152NLin6Asym"
+"""Space of grids that look like MNI where no space is stated."""
+_MOST_UNITS, _MOST_PEAKS = 10, 8
+
+
+def write_explanation(
+    folder: Path, study: Study, samples: "Samples", explanation: Explanation, *, command: str
+) -> dict[str, Any]:
+    """Write everything but the page; return what ``explanation.json`` says."""
+    write_study(study, folder / "study.toml")
+    assert samples.mask is not None
+    nib.save(samples.mask, folder / "mask.nii.gz")
+    space, note = _space(study, samples)
+    names = dict(enumerate(explanation.units.names))
+    units, regions = [], []
+    models = []
+    (folder / "maps").mkdir()
+    for model in explanation.models:
+        units.append(_unit_table(model, explanation, names))
+        maps, own = _write_maps(folder, samples, explanation, model, space, study)
+        regions += own
+        models.append(_describe(model, explanation) | {"maps": maps})
+    write_table(pd.concat(units), folder / "units.tsv")
+    if regions:
+        write_table(pd.concat(regions), folder / "regions.tsv")
+    _write_drops(folder, samples, explanation)
+    described = {
+        "title": study.title or study.name,
+        "description": study.description,
+        "command": command,
+        "seed": study.seed,
+        "classes": list(explanation.classes),
+        "choices": study.explain.model_dump(mode="json"),
+        "n_units": len(explanation.units),
+        "audit": {
+            "verdict": explanation.audit.verdict,
+            "findings": [
+                {"rule": each.rule, "verdict": each.verdict, "title": each.title}
+                for each in explanation.audit.findings
+            ],
+        },
+        "space": space,
+        "space_note": note,
+        "models": models,
+    }
+    write_json(described, folder / "explanation.json")
+    return described
+
+
+def _space(study: Study, samples: "Samples") -> tuple[str | None, str]:
+    """Space of the maps, and how it is known."""
+    stated = study.explain.space or getattr(study.data, "space", None)
+    if stated:
+        return stated, "as the study says"
+    assert samples.mask is not None
+    if looks_like_mni(samples.mask.shape, samples.mask.affine):
+        return TEMPLATE, f"taken for {TEMPLATE}, because the grid looks like it"
+    return None, (
+        "not known: places have no names. If the images are in MNI space, say so "
+        '(explain.space = "MNI152NLin2009cAsym"); if not, let fMRIPrep write them there'
+    )
+
+
+def _describe(model: Explained, explanation: Explanation) -> dict[str, Any]:
+    shape = (len(explanation.classes), len(explanation.units))
+    p, mean = model.group.p.reshape(shape), model.group.mean.reshape(shape)
+    classes = [
+        {
+            "class": name,
+            "n_significant": int(((p[k] <= 0.05) & (mean[k] > 0)).sum()),
+            "least_p": float(p[k].min()),
+        }
+        for k, name in enumerate(explanation.classes)
+    ]
+    checks = model.sanity.to_table().to_dict("records")
+    return {
+        "model": model.model,
+        "kind": model.kind,
+        "way": model.way,
+        "n_samples": len(model.rows),
+        "n_subjects": len(model.subjects),
+        "test": model.group.sentence,
+        "sanity": {
+            "sentence": model.sanity.sentence,
+            "passed": model.sanity.passed,
+            "checks": checks,
+        },
+        "classes": classes,
+    }
+
+
+def _unit_table(model: Explained, explanation: Explanation, names: dict[int, str]) -> pd.DataFrame:
+    """Every unit with a corrected p of .05 or less, and the largest drops of each class."""
+    shape = (len(explanation.classes), len(explanation.units))
+    mean, t, p = (
+        values.reshape(shape) for values in (model.group.mean, model.group.t, model.group.p)
+    )
+    rows = []
+    for k, label in enumerate(explanation.classes):
+        largest = np.argsort(-mean[k], kind="stable")[:_MOST_UNITS]
+        for unit in dict.fromkeys([*largest, *np.flatnonzero(p[k] <= 0.05)]):
+            rows.append(
+                {
+                    "model": model.model,
+                    "class": label,
+                    "unit": names[int(unit)],
+                    "n_voxels": len(explanation.units.columns[unit]),
+                    "drop": mean[k, unit],
+                    "t": t[k, unit],
+                    "p_fwe": p[k, unit],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _write_maps(
+    folder: Path,
+    samples: "Samples",
+    explanation: Explanation,
+    model: Explained,
+    space: str | None,
+    study: Study,
+) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+    shape = (len(explanation.classes), len(explanation.units))
+    group, written, tables = model.group, [], []
+    for k, label in enumerate(explanation.classes):
+        files, images = {}, {}
+        for kind, values in (("drop", group.mean), ("t", group.t), ("pfwe", 1 - group.p)):
+            file = f"maps/model-{_plain(model.model)}_label-{_plain(label)}_{kind}.nii.gz"
+            spread = explanation.units.spread(values.reshape(shape)[k])
+            images[kind], files[kind] = samples.to_image(spread), file
+            nib.save(images[kind], folder / file)
+        peaks = _named(images["drop"], space, study.explain.top_k)
+        if peaks is not None:
+            own = peaks.drop(columns="shares")
+            tables.append(own.assign(model=model.model, **{"class": label}))
+        top = [] if peaks is None else _largest_peaks(peaks)
+        written.append({"class": label, "files": files, "peaks": top})
+    return written, tables
+
+
+def _largest_peaks(peaks: pd.DataFrame) -> list[dict[str, Any]]:
+    ordered = peaks.sort_values("value", ascending=False, kind="stable")
+    return ordered.head(_MOST_PEAKS).drop(columns="shares").to_dict("records")
+
+
+def _named(image: Any, space: str | None, top_k: int) -> pd.DataFrame | None:
+    """Clusters of the largest drops, with names; None where the space or any drop is missing."""
+    if space is None or not (np.asanyarray(image.dataobj) > 0).any():
+        return None
+    how: dict[str, Any] = {"sign": "positive", "min_voxels": 1, "any_template": True}
+    return region_table(image, landmarks(), space=space, top_voxels=top_k, **how)
+
+
+def _write_drops(folder: Path, samples: "Samples", explanation: Explanation) -> None:
+    """Every sample's drops of every probability: for embeddings and tests of one's own."""
+    for model in explanation.models:
+        own = samples.table.iloc[model.rows]
+        np.savez_compressed(
+            folder / f"drops-{_plain(model.model)}.npz",
+            rows=model.rows,
+            subject=own["subject"].to_numpy(dtype=str),
+            label=own["label"].to_numpy(dtype=str),
+            classes=np.array(explanation.classes),
+            units=np.array(explanation.units.names),
+            given=model.given,
+            drops=model.drops,
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(each for each in name if each.isalnum()) or "x"
