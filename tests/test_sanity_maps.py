@@ -284,6 +284,11 @@ def test_mass_outside_and_at_the_edge_is_counted():
     assert not found.passed
     assert "at low i it is" in found.sentence
     assert found.details["low i"] > 5
+    for axis, letter in enumerate("ijk"):
+        turned = np.moveaxis(plane[::-1], 0, axis)
+        high = check_edge(turned.ravel(), mask=np.ones(turned.shape, dtype=bool)).details
+        assert max(high, key=high.get) == f"high {letter}"
+        assert high[f"high {letter}"] > 5 > 2 > high[f"low {letter}"]
     inside = check_edge(PLANTED * 1.0, mask=BRAIN)
     assert (inside.value, inside.passed) == (0, True)
     two = check_edge(np.stack([plane.ravel(), plane.ravel()]), mask=volume)

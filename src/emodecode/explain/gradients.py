@@ -192,13 +192,13 @@ def grad_cam(
             "Use integrated_gradients for networks on vectors.",
         )
     found = np.zeros((len(opened.codes), opened.n_read), dtype=np.float32)
-    ways: dict[int, list[np.ndarray]] = {}
+    ways: list[np.ndarray] = []  # the same for all members: of one architecture
     for member, rows, z, past in opened.batches(batch_size):
         unmask = member.module
-        name = layer if layer is not None else last_maps(unmask, member.window)
-        place = module_named(unmask.network, name)
-        if id(member) not in ways:
-            ways[id(member)] = spreads(unmask, place, member.window)
+        if layer is None:
+            layer = last_maps(unmask, member.window)
+        place = module_named(unmask.network, layer)
+        ways = ways or spreads(unmask, place, member.window)
         maps = attr.LayerGradCam(member, place).attribute(
             z,
             target=opened.codes_of(rows, z),
@@ -206,10 +206,10 @@ def grad_cam(
             relu_attributions=relu,
         )
         if maps.ndim != 5:
-            raise no_places(name)
+            raise no_places(layer)
         maps = maps.detach().double().cpu().numpy()
         maps = maps.reshape(len(z), -1, *maps.shape[2:])[:, -1]  # of a window the newest volume
-        volumes = np.einsum("nabc,xa,yb,zc->nxyz", maps, *ways[id(member)], optimize=True)
+        volumes = np.einsum("nabc,xa,yb,zc->nxyz", maps, *ways, optimize=True)
         inside = unmask.get_buffer("inside").cpu().numpy()
         found[rows] += volumes.reshape(len(z), -1)[:, inside].astype(np.float32)
     return opened.to_columns(found / opened.n_members)
