@@ -9,6 +9,7 @@ from emodecode.sections import (
     Align,
     BidsData,
     Evaluate,
+    Explain,
     Features,
     Labels,
     MatData,
@@ -43,8 +44,11 @@ def test_every_study_key_is_described():
     text = (ROOT / "docs" / "study.md").read_text()
     for section in (Study, BidsData, MatData, TableData, Labels, Features, Align, Model, Evaluate):
         for key in section.model_fields:
-            if key not in ("source", "data", "labels", "features", "align", "evaluate"):
+            if key not in ("source", "data", "labels", "features", "align", "evaluate", "explain"):
                 assert f"`{key}`" in text, f"{section.__name__}.{key}"
+    text = (ROOT / "docs" / "explain.md").read_text()
+    for key in Explain.model_fields:
+        assert f"`{key}`" in text, f"Explain.{key}"
 
 
 def test_every_command_is_described():
