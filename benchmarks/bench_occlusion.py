@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from emodecode.explain.incremental import Plan
 from emodecode.explain.occlusion import occlude
 from emodecode.models.networks3d import build_network3d
 
@@ -111,6 +112,7 @@ def rows(name: str, repeats: int, n: int) -> list[str]:
     total = math.prod((size - 2) // 2 + 1 for size in shape)
     ways: dict[str, Callable[[], float]] = {
         "differences": lambda: cpu(lambda: occlude(module, volume, box_vox=2, stride_vox=2)),
+        "of these: tracing, once a network": lambda: cpu(lambda: Plan(module, shape, (2, 2, 2))),
         "naive, batch 1": lambda: naive(module, volume, n, 1) * total,
         "naive, batch 16": lambda: naive(module, volume, n, 16) * total,
         "captum Occlusion": lambda: with_captum(module, volume, n) * total,

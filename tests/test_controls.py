@@ -12,6 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from designs import blocks, film, rows_table
 from emodecode.errors import InputError
+from emodecode.evaluate import controls
 from emodecode.evaluate.audit import add_controls, audit_split
 from emodecode.evaluate.controls import run_controls, scene_labels
 from emodecode.evaluate.exchange import make_exchange, permuted_labels
@@ -347,3 +348,16 @@ def test_clean_designs_are_not_accused(split):
         found = _run(samples, splits, [_lda()], seed=seed)
         failed += any(control.passed is False for control in found)
     assert failed <= binom.ppf(0.999, n, 0.05)
+
+
+def test_votes_of_the_true_labels_do_not_reach_the_scene_control():
+    table = film(n_subjects=4)
+    names = sorted(set(table["label"]))
+    table = table.assign(**{f"p_{name}": 0.1 + 0.7 * (table["label"] == name) for name in names})
+    samples = Samples(X=np.zeros((len(table), 2), np.float32), table=table)
+    splits = leave_one_subject_out(table)
+    study = controls._Study(samples, splits, [], None, 0, {})
+    drawn = controls._scene_table(study, splits, 0)
+    assert (drawn["label"] != table["label"]).any()
+    for name in names:
+        np.testing.assert_array_equal(drawn[f"p_{name}"], (drawn["label"] == name).astype(float))

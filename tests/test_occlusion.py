@@ -103,6 +103,14 @@ def test_residual_networks(depth):
     assert_exact(network, (12, 9, 11), (3, 2, 4), (4, 4, 4), tolerance=1e-8 if depth > 18 else 1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("box", "stride"), [(1, 3), (2, 2), (4, 2), (6, 1), (8, 1), (3, 4)])
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_residual_networks_at_any_box(depth, box, stride):
+    network = lively(build_network3d("resnet3d", shape=(12, 9, 11), n_classes=3, depth=depth))
+    assert_exact(network, (12, 9, 11), (box,) * 3, (stride,) * 3, tolerance=1e-8)
+
+
 @pytest.mark.parametrize(("box", "stride"), [((2, 2, 2), (3, 3, 3)), ((8, 1, 4), (2, 4, 3))])
 def test_our_small_network(box, stride):
     network = build_network3d("small3d", shape=(13, 12, 11), n_classes=3)

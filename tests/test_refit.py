@@ -1,10 +1,12 @@
 """Refitting to exchanged labels: against the loop, against scikit-learn, and the error rate."""
 
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from scipy.signal import lfilter
 from scipy.stats import binom, f
 from sklearn.base import BaseEstimator
@@ -110,6 +112,34 @@ def test_networks_choose_their_epoch_in_the_null_as_in_the_scores():
     )["models"]["net"]
     for metric in METRICS:
         assert found.scores[metric][0] == pytest.approx(scores[metric]["value"], abs=1e-6)
+
+
+class Voted(BaseEstimator):
+    """Keeps what it is fitted on; says nothing."""
+
+    seen: ClassVar[list] = []
+
+    def fit(self, X, y, *, votes=None):
+        self.classes_ = np.unique(y)
+        self.seen.append((np.asarray(y), votes))
+        return self
+
+    def predict_proba(self, X):
+        return np.full((len(X), len(self.classes_)), 1 / len(self.classes_))
+
+
+def test_votes_of_the_true_labels_do_not_reach_the_null():
+    table = blocks(n_subjects=3, n_runs=2, n_blocks=6, length=4)
+    names = sorted(set(table["label"]))
+    shares = {f"p_{name}": 0.1 + 0.7 * (table["label"] == name) for name in names}
+    samples = make_samples(table.assign(**shares))
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = Pipeline([("classifier", Voted().set_fit_request(votes=True))])
+    Voted.seen.clear()
+    run(samples, leave_one_subject_out(table), [Candidate("voted", pipeline)], m=4)
+    assert len(Voted.seen) == 3 * 4
+    for y, votes in Voted.seen:
+        np.testing.assert_array_equal(votes, (y[:, None] == np.unique(y)).astype(float))
 
 
 def test_sklearns_permutation_test_gives_the_same_distribution():

@@ -273,7 +273,8 @@ class Decoder:
             pipeline = load_pipeline(folder, content["steps"])
             temperature = content["model"]["temperature"]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise changed(folder / "decoder.json", f"a part is missing ({error!r})") from error
+            found = f"a part is missing or wrong ({error!r})"
+            raise changed(folder / "decoder.json", found) from error
         made = ("contract", "steps", "subjects", "files", "format", "format_version", "sha256")
         about = {key: value for key, value in content.items() if key not in made}
         return cls(pipeline, contract, temperature, about)

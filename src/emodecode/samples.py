@@ -265,7 +265,7 @@ def moments_of(table: pd.DataFrame) -> np.ndarray | None:
     """
     if table["volume"].isna().any():
         return None
-    scans = table.groupby(["subject", "session", "run"], sort=False).ngroup()
+    scans = table.groupby(["subject", "session", "run"], sort=False, dropna=False).ngroup()
     return np.stack([scans, table["volume"].astype(np.int64)], axis=1)
 
 

@@ -125,8 +125,8 @@ def check_inner_folds(
     inner_splits(table, rows, n_folds=tuning.n_folds, gap_s=tuning.gap_s, seed=child)
 
 
-_MOST_TIMED = 2048
-"""Samples that latency is measured on, at most: they are read into memory."""
+_TIMED_BYTES = 2**28
+"""Of the samples that latency is measured on, at most: they are read into memory."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ def fit_on_fold(
 
 
 def _time(fitted: Pipeline, X: np.ndarray, table: pd.DataFrame, task: _Task) -> list[dict]:
-    rows = task.split.test[:_MOST_TIMED]
+    rows = task.split.test[: max(32, _TIMED_BYTES // (X.shape[1] * X.itemsize))]
     subjects = table["subject"].to_numpy(dtype=str)[rows]
     return measure_latency(fitted, X[rows], subjects, name=task.candidate.name, max_seconds=3.0)
 

@@ -76,11 +76,18 @@ def read_by(op: Op, own: Boxes) -> Boxes:
 
 def groups(found: np.ndarray) -> list[np.ndarray]:
     """Return the row numbers of each different row."""
-    if (found == found[0]).all():
+    least = found.min(axis=0)
+    ranges = found.max(axis=0) - least + 1
+    varying = ranges > 1
+    if not varying.any():
         return [np.arange(len(found))]
-    _, which = np.unique(found, axis=0, return_inverse=True)
-    order = np.argsort(which.ravel(), kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(which.ravel()[order])) + 1)
+    if np.log2(ranges.astype(float)).sum() < 62:  # one whole number for a row
+        places = np.cumprod([1, *ranges[varying][:-1]])
+        which = (found - least)[:, varying] @ places
+    else:
+        which = np.unique(found, axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(which, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
 
 
 def taps(kernel: int, stride: int, dilation: int, offset: int, n_in: int, n_out: int) -> list:

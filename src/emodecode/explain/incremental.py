@@ -12,7 +12,7 @@ deep CNN explanations" (2-D, by reading windows again). Here: 3-D, by difference
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,39 +130,61 @@ class Followed:
                 given = changes[begin : begin + _BLOCK].permute(1, 2, 3, 0)[..., None]
                 block = [Piece(rows, start[rows], given.contiguous())]
                 for stage in self.plan.stages:
-                    block = _merged([each for piece in block for each in self._stage(stage, piece)])
+                    block = self._advance(stage, block)
                 self._finish(block, rows, found)
         return found
 
-    def _stage(self, stage: Stage, piece: Piece) -> Iterator[Piece]:
-        size = np.array(piece.patch.shape[:3])
-        boxes = reach_all(stage.ops, {stage.first: Boxes(piece.start, piece.start + size)})
-        for group in groups(keys(stage.ops, boxes)):
+    def _advance(self, stage: Stage, pieces: list[Piece]) -> list[Piece]:
+        """Carry all patches through a stage; those whose boxes have one size come out together."""
+        tasks, counts = [], Counter[tuple[int, ...]]()
+        for piece in pieces:
+            stop = piece.start + np.array(piece.patch.shape[:3])
+            boxes = reach_all(stage.ops, {stage.first: Boxes(piece.start, stop)})
+            sizes = boxes[stage.last].size
+            for group in groups(keys(stage.ops, boxes)):
+                size = patches.first_of(sizes[group])
+                if math.prod(size):
+                    tasks.append((piece, boxes, group, size))
+                    counts[size] += len(group)
+        found = {size: self._empty(stage, size, n, pieces[0].patch) for size, n in counts.items()}
+        filled = dict.fromkeys(counts, 0)
+        for piece, boxes, group, size in tasks:
             step = _step(stage.ops, boxes, group[0], piece.patch.element_size())
             for at in range(0, len(group), step):
                 members = group[at : at + step]
                 own = {op: each.take(members) for op, each in boxes.items()}
-                patch = self._carry(stage, own, _take(piece.patch, members))
-                if patch is not None:
-                    yield Piece(piece.rows[members], own[stage.last].start, patch)
+                part = slice(filled[size], filled[size] + len(members))
+                into = found[size].patch[..., part, :]
+                self._carry(stage, own, _take(piece.patch, members), into)
+                found[size].rows[part] = piece.rows[members]
+                found[size].start[part] = own[stage.last].start
+                filled[size] = part.stop
+        return list(found.values())
+
+    def _empty(self, stage: Stage, size: tuple[int, ...], n: int, like: torch.Tensor) -> Piece:
+        patch = like.new_zeros(*size, n, stage.last.n_channels)
+        return Piece(np.empty(n, dtype=np.int64), np.empty((n, 3), dtype=np.int64), patch)
 
     def _carry(
-        self, stage: Stage, boxes: dict[Op, Boxes], given: torch.Tensor
-    ) -> torch.Tensor | None:
-        """Carry the patches of one group through the operations of a stage."""
+        self, stage: Stage, boxes: dict[Op, Boxes], given: torch.Tensor, into: torch.Tensor
+    ) -> None:
+        """Carry the patches of one group through a stage and add what comes out to `into`."""
         found: dict[Op, torch.Tensor | None] = {stage.first: given}
         readers = dict(stage.readers)
         for op in stage.ops:
             inputs = [found[each] for each in op.inputs]
+            last = into if op is stage.last else None
             if not boxes[op].size[0].prod() or all(each is None for each in inputs):
                 found[op] = None
             else:
-                found[op] = self._apply(op, inputs, boxes, readers)
+                found[op] = self._apply(op, inputs, boxes, readers, last)
             for each in op.inputs:
                 readers[each] -= 1
                 if not readers[each]:
                     found[each] = None
-        return found[stage.last]
+        result = found[stage.last]
+        if result is not None and result is not into:
+            into.add_(result)
 
     def _apply(
         self,
@@ -170,6 +192,7 @@ class Followed:
         inputs: list[torch.Tensor | None],
         boxes: dict[Op, Boxes],
         readers: dict[Op, int],
+        into: torch.Tensor | None,
     ) -> torch.Tensor:
         own, first = boxes[op], op.inputs[0]
         size = patches.first_of(own.size)
@@ -188,7 +211,7 @@ class Followed:
             return patches.bend(op, mine, self.caches[first], own.start)
         if op.kind == "conv":
             offset = patches.first_of(offsets(op.window, boxes[first].start, own.start))
-            return patches.convolve(op, given, offset, size, memo)
+            return patches.convolve(op, given, offset, size, memo, into=into)
         caches = self.caches[first], self.caches[op]
         return patches.pool(op, given, caches, (boxes[first], read_by(op, own), own), memo)
 
@@ -260,21 +283,6 @@ def _take(patch: torch.Tensor, members: np.ndarray) -> torch.Tensor:
     if last - first + 1 == len(members):  # in order: nothing is copied
         return patch[..., first : last + 1, :]
     return patch.index_select(3, torch.from_numpy(members).to(patch.device))
-
-
-def _merged(pieces: list[Piece]) -> list[Piece]:
-    """Put pieces whose boxes have one size together."""
-    found: dict[tuple, list[Piece]] = {}
-    for piece in pieces:
-        found.setdefault(tuple(piece.patch.shape[:3]), []).append(piece)
-    return [
-        Piece(
-            np.concatenate([each.rows for each in same]),
-            np.concatenate([each.start for each in same]),
-            torch.cat([each.patch for each in same], dim=3),
-        )
-        for same in found.values()
-    ]
 
 
 def _step(ops: list[Op], boxes: dict[Op, Boxes], example: int, n_bytes: int) -> int:

@@ -70,7 +70,7 @@ def occlude(
         delayed(_occlude_boxes)(module, given, part, box, fill) for part in parts
     )
     logits = torch.cat(found).view(*counts, -1)
-    return logits if isinstance(volume, torch.Tensor) else logits.numpy()
+    return logits if isinstance(volume, torch.Tensor) else logits.cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)

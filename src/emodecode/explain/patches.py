@@ -35,7 +35,15 @@ class Cache:
         return self.rows.index_select(0, rows).view(*size, len(start), -1)
 
 
-def convolve(op: Op, given: torch.Tensor, offset: Sequence[int], size: Sequence[int], memo: dict):
+def convolve(
+    op: Op,
+    given: torch.Tensor,
+    offset: Sequence[int],
+    size: Sequence[int],
+    memo: dict,
+    *,
+    into: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Carry differences through a convolution.
 
     Parameters
@@ -48,6 +56,8 @@ def convolve(op: Op, given: torch.Tensor, offset: Sequence[int], size: Sequence[
         Of the box in the convolution's map.
     memo : dict
         Keeps what groups of the same shape share.
+    into : Tensor of shape (x, y, z, n, n_out), optional
+        Zeros that a kernel's taps may be added to; what is returned is then this.
     """
     weight = op.weight
     assert weight is not None
@@ -62,7 +72,7 @@ def convolve(op: Op, given: torch.Tensor, offset: Sequence[int], size: Sequence[
     if n_in == op.groups == 1 and entries <= _MOST_DENSE:
         matrix = _matrix(op, inside, tuple(offset), tuple(size), memo)
         return (given.reshape(-1, n).T @ matrix).view(*size, n, n_out)
-    found = given.new_zeros(*size, n, n_out)
+    found = given.new_zeros(*size, n, n_out) if into is None else into
     weights = _weights(op, memo)
     for tap, target, part in _meetings(op.window, offset, found, given, memo):
         own = weights[tap]

@@ -220,10 +220,12 @@ class _Task:
         from emodecode.evaluate.score import fit_on_fold
         from emodecode.samples import relabelled
 
+        if not np.array_equal(labels, table["label"].to_numpy(dtype=str)):
+            table = relabelled(table, labels)  # the votes of true labels stay as they are
         with sklearn.config_context(enable_metadata_routing=True):
             fitted, _, _ = fit_on_fold(
                 self.candidate,
-                *(X, labels, relabelled(table, labels), self.split),
+                *(X, labels, table, self.split),
                 tuning=make_tuning(self.study),
                 seed=self.seed,
             )

@@ -71,7 +71,7 @@ class VolumeNetClassifier(ClassifierMixin, BaseEstimator):
     schedule : {"plateau", "cosine"}
         "cosine": the learning rate falls to 0 over `max_epochs`. "plateau": see `NetClassifier`.
     soft_labels : bool
-        Train on the raters' shares of votes instead of the label that won, where there are any.
+        Train on the raters' shares of votes instead of the label that won; they are needed.
     precision : {"auto", "float32", "bf16"}
         "auto": bf16 autocast on a GPU that has it, else float32.
     accumulate : int
