@@ -165,8 +165,9 @@ def _write_maps(
 
 
 def _largest_peaks(peaks: pd.DataFrame) -> list[dict[str, Any]]:
-    ordered = peaks.sort_values("value", ascending=False, kind="stable")
-    return ordered.head(_MOST_PEAKS).drop(columns="shares").to_dict("records")
+    ordered = peaks.sort_values("value", ascending=False, kind="stable").drop(columns="shares")
+    rows = ordered.head(_MOST_PEAKS).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _named(image: Any, space: str | None, top_k: int) -> pd.DataFrame | None:

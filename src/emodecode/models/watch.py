@@ -72,10 +72,8 @@ class Watch(Callback):
         """Count samples, hits and loss, weighted as in the mean; stop at a loss not finite."""
         value, n = float(loss.detach()), len(batch[1])
         share = net.share(batch[1])
-        lost = not math.isfinite(value)
-        if training:  # all processes stop together: each has only seen its part of the batch
-            (lost,) = over_processes([lost])
-        if lost:
+        lost = [float(not math.isfinite(value))]
+        if any(over_processes(lost) if training else lost):  # in each process, if in one
             raise self._diverged(net, value)
         truth = batch[1].to(y_pred.device)
         hits = int((y_pred.argmax(1) == (truth.argmax(1) if truth.ndim == 2 else truth)).sum())
