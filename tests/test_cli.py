@@ -70,8 +70,8 @@ def evaluated(tmp_path_factory) -> Path:
 
 def test_all_commands_are_there():
     assert [
-        *("align", "audit", "compare", "demo", "evaluate", "export", "fetch", "label", "models"),
-        *("predict", "report", "simulate", "train"),
+        *("align", "audit", "compare", "demo", "evaluate", "explain", "export", "fetch", "label"),
+        *("models", "predict", "report", "simulate", "train"),
     ] == COMMANDS
 
 

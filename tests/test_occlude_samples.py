@@ -39,6 +39,7 @@ def one_by_one(fitted, rows, fills, units):
         ("rbf_svm", {}, "batched"),
         ("separable3d", {"max_epochs": 2, "n_members": 2}, "incremental"),
         ("small3d", {"max_epochs": 2, "n_members": 2}, "incremental"),
+        ("small3d", {"max_epochs": 2, "n_members": 1, "normalise": "volume"}, "batched"),
         ("conv1d", {"max_epochs": 2}, "batched"),
     ],
 )

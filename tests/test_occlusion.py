@@ -111,6 +111,7 @@ def test_residual_networks_at_any_box(depth, box, stride):
     assert_exact(network, (12, 9, 11), (box,) * 3, (stride,) * 3, tolerance=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:differences cannot")  # coarse volumes go to dense layers
 @pytest.mark.parametrize(("box", "stride"), [((2, 2, 2), (3, 3, 3)), ((8, 1, 4), (2, 4, 3))])
 def test_our_small_network(box, stride):
     network = build_network3d("small3d", shape=(13, 12, 11), n_classes=3)
@@ -136,7 +137,77 @@ def test_what_differences_cannot_pass_is_computed_as_a_whole():
     assert_exact(network, (6, 7, 5), (2, 2, 2), (2, 3, 1))
     plan = Plan(network, (6, 7, 5), (2, 2, 2))
     assert not plan.cut.mean
-    assert Plan(nn.Sequential(nn.Flatten(), nn.Linear(210, 2)).eval(), (6, 7, 5), (2, 2, 2)).whole
+    assert not plan.whole
+
+
+class Turning(nn.Module):
+    """Its course depends on values: it cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(210, 2)
+
+    def forward(self, x):
+        scale = 2.0 if float(x[0, 0, 0, 0, 0]) > 0 else 1.0
+        return self.out(scale * x.flatten(1))
+
+
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Flatten(), nn.Linear(210, 2)), Turning()])
+def test_without_a_way_for_differences_every_box_is_a_pass(network):
+    with pytest.warns(UserWarning, match="every box is a forward pass"):
+        assert_exact(network.eval().double(), (6, 7, 5), (2, 2, 2), (2, 3, 1))
+
+
+class Shared(nn.Module):
+    """Values that are read under several names, changed in place, or by the head as well."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.first, self.norm = nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4)
+        self.point, self.deep = nn.Conv3d(4, 4, 1), nn.Conv3d(4, 4, 3, stride=2, padding=1)
+        self.drop, self.out = nn.Dropout3d(0.5), nn.Linear(4, 2)
+
+    def forward(self, x):
+        if self.kind == "input":
+            x = torch.relu_(x).mul_(2)
+        x = self.first(x)
+        if self.kind == "dropout":
+            y = self.drop(x)
+            x = torch.relu(self.norm(y) + y)
+        if self.kind == "pre-activation":
+            y = self.drop(x)
+            x = self.deep(torch.relu(self.norm(y))) + nn.functional.max_pool3d(y, 1, 2)
+        if self.kind == "clone":
+            y = x.clone()
+            x.relu_()
+            x = x + y
+        y = self.drop(self.point(x))
+        if self.kind == "gate":
+            return self.out(y.mean((2, 3, 4)) * torch.sigmoid(y.amax((2, 3, 4))))
+        return self.out(y.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("kind", ["input", "dropout", "pre-activation", "clone", "gate"])
+def test_values_of_several_names(kind):
+    assert_exact(lively(Shared(kind)), (7, 6, 8), (2, 3, 2), (2, 2, 3))
+
+
+def test_weights_that_are_computed_are_no_constants():
+    network = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv3d(1, 3, 3)),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1),
+    )
+    with pytest.warns(UserWarning, match="every box"):
+        assert_exact(network.append(nn.Flatten()).eval().double(), (6, 7, 5), (2, 2, 2), (2, 3, 1))
+
+
+def test_a_part_in_training_mode_is_named():
+    network = Separable3D(n_classes=2).eval()
+    network.bn1.train()
+    with pytest.raises(InputError, match="training mode"):
+        occlude(network, torch.zeros(6, 6, 6), box_vox=2, stride_vox=2)
 
 
 def test_processes_change_nothing():
@@ -179,6 +250,11 @@ def test_s1s_weights_on_a_whole_volume(data_dir):
         ({"module": Separable3D(n_classes=2)}, "training mode"),
         ({"volume": torch.zeros(1, 6, 6, 6)}, "shape"),
         ({"volume": torch.full((6, 6, 6), torch.nan)}, "not finite"),
+        (
+            {"module": nn.Sequential(nn.BatchNorm3d(1, track_running_stats=False)).eval()},
+            "statistics",
+        ),
+        ({"module": nn.Conv3d(1, 1, 1).bfloat16().eval()}, "float32 or float64"),
         ({"box_vox": 7}, "a volume of"),
         ({"box_vox": (2, 2)}, "three of them"),
         ({"stride_vox": 0}, "stride_vox"),

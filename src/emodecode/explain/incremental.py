@@ -63,27 +63,58 @@ class Plan:
     Attributes
     ----------
     whole : bool
-        The network begins with something that differences cannot be carried through, or the
-        changes are too large: every changed volume is computed as a whole.
+        Every changed volume is computed as a whole: the network begins with something that
+        differences cannot be carried through (`stuck`), or it is as cheap.
+    stuck : bool
     """
 
     def __init__(self, module: nn.Module, shape: Triple, size: Triple) -> None:
-        self.shape = shape
-        self.traced = trace(module, shape)
-        self.cut = _best_cut(self.traced, shape, size)
+        self.module, self.shape = module, shape
+        self.memo: dict[Any, Any] = {}
+        traced = trace(module, shape)
+        self.whole = self.stuck = traced is None
+        if traced is None:
+            return
+        self.traced = traced
+        self.cut = _best_cut(traced, shape, size)
         self.ops = ops_before(self.cut.op)
         self.cached = _cached(self.ops)
-        self.stages = _stages(self.traced, self.ops, self.cut)
+        self.stages = _stages(self.ops, self.cut)
         self.whole = self.cut.op.kind == "input"
-        self.memo: dict[Any, Any] = {}
+        self.stuck = all(cut.op.kind == "input" for cut in traced.cuts)
 
-    def open(self, volume: torch.Tensor) -> "Followed":
+    def open(self, volume: torch.Tensor) -> "Followed | Whole":
         """Compute a volume ``(x, y, z)`` once, so that its changes can be followed."""
-        return Followed(self, volume)
+        return Whole(self.module, volume) if self.whole else Followed(self, volume)
 
     def rest(self, value: torch.Tensor) -> torch.Tensor:
         """Compute logits from values at the cut, which are used up."""
         return self.traced.rest(self.cut, value, self.shape)
+
+
+class Whole:
+    """A volume whose changes are computed as a whole, for networks that cannot be traced.
+
+    Attributes
+    ----------
+    logits : Tensor of shape (n_classes,)
+    """
+
+    def __init__(self, module: nn.Module, volume: torch.Tensor) -> None:
+        self.module, self.volume = module, volume
+        with torch.no_grad():
+            self.logits = module(volume[None, None].clone())[0]
+
+    def run(self, start: np.ndarray, changes: torch.Tensor) -> torch.Tensor:
+        """See `Followed.run`."""
+        found = []
+        with torch.no_grad():
+            for at in range(0, len(start), _WHOLE_BATCH):
+                part = slice(at, at + _WHOLE_BATCH)
+                whole = self.volume.repeat(len(start[part]), 1, 1, 1, 1)
+                patches.put(whole, changes[part].permute(1, 2, 3, 0)[..., None], start[part])
+                found.append(self.module(whole))
+        return torch.cat(found)
 
 
 @dataclass(eq=False)
@@ -108,7 +139,7 @@ class Followed:
         self.plan = plan
         keep = {op.node for op in plan.cached} | {plan.cut.nodes[-1]}
         with torch.no_grad():
-            values = plan.traced.values(volume[None, None], keep)
+            values = plan.traced.values(volume[None, None].clone(), keep)
             self.base = values[plan.cut.nodes[-1]]
             self.logits = plan.rest(self.base.clone())[0]
         self.caches = {op: patches.Cache(values[op.node][0]) for op in plan.cached}
@@ -236,9 +267,11 @@ class Followed:
                 found[which] += plan.rest(whole) - self.logits
 
 
-def _stages(traced: Traced, ops: list[Op], cut: Cut) -> list[Stage]:
+def _stages(ops: list[Op], cut: Cut) -> list[Stage]:
     """Break the operations behind windows: until there, boxes of one size stay of one size."""
-    through = {each.op for each in traced.cuts}
+    place = {op: number for number, op in enumerate(ops)}
+    earliest = [min((place[each] for each in op.inputs), default=0) for op in ops]
+    through = {op for op in ops if min(earliest[place[op] + 1 :], default=len(ops)) >= place[op]}
     found, first, own = [], ops[0], []
     for op in ops[1:]:
         own.append(op)
@@ -269,7 +302,7 @@ def _best_cut(traced: Traced, shape: Triple, size: Triple) -> Cut:
         known = cut.op in ops or cut.mean
         later = 0.0 if cut.mean else sum(whole[at:])
         costs.append(sum(on_boxes[:at]) + later if known else math.inf)
-    return traced.cuts[int(np.argmin(costs))]
+    return traced.cuts[len(costs) - 1 - int(np.argmin(costs[::-1]))]  # of equals the last
 
 
 def _cached(ops: list[Op]) -> list[Op]:

@@ -1,6 +1,7 @@
 """Occlusion: how the probabilities change when a part of the brain is taken away."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.pipeline import Pipeline
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from emodecode.errors import InputError
@@ -62,13 +64,23 @@ def occlude(
     given = torch.as_tensor(volume)
     box, stride = triple(box_vox, "box_vox"), triple(stride_vox, "stride_vox")
     _check(module, given, box)
-    given = given.to(next(module.parameters()))
+    like = next(module.parameters(), torch.empty(0))
+    given = given.to(like.device, like.dtype)
     counts = [(n - b) // s + 1 for n, b, s in zip(given.shape, box, stride, strict=True)]
     start = np.indices(counts).reshape(3, -1).T * np.array(stride)
+    plan = Plan(module, triple(list(given.shape), "volume"), box)
+    if plan.stuck:
+        warnings.warn(
+            "differences cannot be carried through this network: every box is a forward pass",
+            stacklevel=2,
+        )
     parts = np.array_split(start, max(1, min(n_jobs, len(start))))
-    found = Parallel(n_jobs=len(parts))(
-        delayed(_occlude_boxes)(module, given, part, box, fill) for part in parts
-    )
+    if len(parts) == 1:
+        found = [_occlude_boxes(plan, given, start, box, fill)]
+    else:
+        found = Parallel(n_jobs=len(parts))(
+            delayed(_plan_and_occlude)(module, given, part, box, fill) for part in parts
+        )
     logits = torch.cat(found).view(*counts, -1)
     return logits if isinstance(volume, torch.Tensor) else logits.cpu().numpy()
 
@@ -185,7 +197,9 @@ def _way(fitted: Pipeline, units: Units, asked: dict[str, Any] | None) -> tuple[
         if not asked:
             return "closed form", _Linear(weights, units)
     network = fitted.steps[-1][1]
-    if len(fitted.steps) == 1 and getattr(network, "reads_rows", False) and not network.window:
+    volumes = len(fitted.steps) == 1 and getattr(network, "reads_rows", False)
+    # where each volume is standardised by itself, a change reaches all of its voxels
+    if volumes and not network.window and network.normalise != "volume":
         return "incremental", _Network(network, units)
     return "batched", _Batched(fitted, units, asked or {})
 
@@ -275,15 +289,20 @@ def _by_size(
         yield (a, b, c), which, start[which], inside
 
 
-def _occlude_boxes(
+def _plan_and_occlude(
     module: nn.Module,
     volume: torch.Tensor,
     start: np.ndarray,
     box: tuple[int, int, int],
     fill: float,
 ) -> torch.Tensor:
-    x, y, z = volume.shape
-    plan = Plan(module, (x, y, z), box)
+    plan = Plan(module, triple(list(volume.shape), "volume"), box)
+    return _occlude_boxes(plan, volume, start, box, fill)
+
+
+def _occlude_boxes(
+    plan: Plan, volume: torch.Tensor, start: np.ndarray, box: tuple[int, int, int], fill: float
+) -> torch.Tensor:
     with one_thread():
         return plan.open(volume).run(start, fill - _boxes(volume, start, box))
 
@@ -308,8 +327,17 @@ def one_thread() -> Iterator[None]:
 
 def _check(module: nn.Module, volume: torch.Tensor, box: tuple[int, int, int]) -> None:
     problem = None
-    if module.training:
+    kinds = {part.dtype for part in module.parameters()}
+    if any(part.training for part in module.modules()):
         problem = ("module", "training mode", "eval mode", "Call module.eval() first.")
+    elif any(isinstance(p, _BatchNorm) and p.running_mean is None for p in module.modules()):
+        found = "normalisation without statistics of its own: volumes would depend on each other"
+        remedy = "Train it with track_running_stats=True."
+        problem = ("module", found, "each volume computed by itself", remedy)
+    elif kinds - {torch.float32, torch.float64}:
+        found = ", ".join(sorted(map(str, kinds)))
+        remedy = "Call module.float(): in half precision one effect in ten has the wrong sign."
+        problem = ("module", found, "float32 or float64", remedy)
     elif volume.ndim != 3:
         problem = ("volume", f"shape {tuple(volume.shape)}", "(x, y, z)", "Pass one volume.")
     elif not torch.isfinite(volume).all():

@@ -123,7 +123,9 @@ def pool(
     offset = first_of(offsets(op.window, read.start, own.start))
     for _, target, part in _meetings(op.window, offset, found, values, memo):
         torch.maximum(target, part, out=target)
-    return found.sub_(caches[1].read(own.start, size))
+    found.sub_(caches[1].read(own.start, size))
+    # a window that reads nothing but padding is -inf before and after
+    return found.nan_to_num_(nan=0.0) if max(op.window.padding) else found
 
 
 def add(parts: Sequence[tuple[torch.Tensor, Sequence[int]]], size: Sequence[int]) -> torch.Tensor:

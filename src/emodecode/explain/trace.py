@@ -18,7 +18,8 @@ _CURVES = (
     *("elu", "elu_", "silu", "silu_", "gelu", "hardswish", "hardswish_", "sigmoid", "tanh", "mish"),
 )
 """Functions of each value by itself."""
-_SAME = ("dropout", "clone", "contiguous", "alias", "detach")
+_SAME = ("dropout", "detach")
+"""What hands its input on, the same memory."""
 _NO_VOLUME = ("sym_size", "sym_numel")
 
 
@@ -146,10 +147,22 @@ class Traced:
         return env[last]
 
 
-def trace(module: nn.Module, shape: Triple) -> Traced:
-    """Trace a network in eval mode, for volumes of a shape, in the type of its parameters."""
+def trace(module: nn.Module, shape: Triple) -> Traced | None:
+    """Trace a network in eval mode, for volumes of a shape, in the type of its parameters.
+
+    None where torch cannot: its course depends on values, or it has no parameters.
+    """
+    like = next(module.parameters(), None)
+    if like is None:
+        return None
+    try:
+        return _trace(module, like.detach().new_zeros(2, 1, *shape))
+    except Exception:  # torch.export raises what its many parts raise
+        return None
+
+
+def _trace(module: nn.Module, example: torch.Tensor) -> Traced:
     batch = torch.export.Dim("batch", min=1, max=2**20)
-    example = next(module.parameters()).detach().new_zeros(2, 1, *shape)
     exported = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
     graph: Any = exported.module(check_guards=False)
     return Traced(graph, _Tracer(graph).cuts())
@@ -195,6 +208,11 @@ class _Tracer:
                 found.append(cut)
         return found
 
+    def _has_one_reader(self, op: Op) -> bool:
+        """Nothing but one node reads the value, under any of the names that it has."""
+        names = {node for node, value in self.value.items() if value is op}
+        return len({user for name in names for user in name.users} - names) == 1
+
     def _reads(self, node: fx.Node) -> bool:
         return _name(node) not in _NO_VOLUME and any(each in self.value for each in _inputs(node))
 
@@ -238,11 +256,11 @@ class _Tracer:
             return None
         op = self.value[args[0]]
         weight: torch.Tensor | None = None
-        if self._cut(op, number - 1) is None:
-            return None
         rest = [each for each in self._rest(number) if each is not node]
+        if self._cut(op, number - 1) is None or any(map(self._reads, rest)):
+            return None
         own = op.weight
-        if _is_plain_point(op) and own is not None:
+        if self._is_plain_point(op) and own is not None:
             op, weight = op.inputs[0], own[:, :, 0, 0, 0]
         return Cut(op, [node], rest, mean=True, matrix=weight)
 
@@ -274,14 +292,14 @@ class _Tracer:
         return None
 
     def _normalise(self, node: fx.Node, given: Op) -> Op | None:
-        _, weight, _, mean, variance, training, _, eps, _ = _args(node)
-        if training or mean is None:
+        _, weight, _, _, variance, _, _, eps, _ = _args(node)
+        if not all(each is None or _is_constant(each) for each in (weight, variance)):
             return None
         scale = torch.rsqrt(self._constant(variance).double() + eps)
         if weight is not None:
             scale = scale * self._constant(weight).double()
         dtype = self._constant(variance).dtype
-        if given.kind == "conv" and len(given.node.users) == 1:
+        if given.kind == "conv" and self._has_one_reader(given):
             assert given.weight is not None
             folded = (given.weight.double() * scale.view(-1, 1, 1, 1, 1)).to(dtype)
             return Op("conv", node, given.inputs, given.window, folded, given.groups)
@@ -291,16 +309,20 @@ class _Tracer:
     def _convolve(self, node: fx.Node, given: Op) -> Op | None:
         args: list[Any] = [*node.args, *_CONV[len(node.args) - 2 :]]
         _, weight, _, stride, padding, dilation, groups = args
-        if node.kwargs or isinstance(padding, str):
+        if node.kwargs or isinstance(padding, str) or not _is_constant(weight):
             return None
         own = self._constant(weight)
         kernel = _triple(list(own.shape[2:]))
         window = Window(kernel, _triple(stride), _triple(padding), _triple(dilation))
-        if window.is_point and groups == 1 and _is_plain_point(given):
+        if window.is_point and groups == 1 and self._is_plain_point(given):
             assert given.weight is not None
             both = torch.einsum("oi...,ij...->oj...", own.double(), given.weight.double())
             return Op("conv", node, given.inputs, POINT, both.to(own.dtype), 1)
         return Op("conv", node, [given], window, own, groups)
+
+    def _is_plain_point(self, op: Op) -> bool:
+        plain = op.kind == "conv" and op.window.is_point and op.groups == 1
+        return plain and self._has_one_reader(op)
 
     def _constant(self, node: Any) -> torch.Tensor:
         return attribute(self.graph, node.target).detach()
@@ -311,9 +333,8 @@ _CONV = (None, (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
 _POOL = (None, None, (0, 0, 0), (1, 1, 1), False)
 
 
-def _is_plain_point(op: Op) -> bool:
-    plain = op.kind == "conv" and op.window.is_point and op.groups == 1
-    return plain and len(op.node.users) == 1
+def _is_constant(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
 def _name(node: fx.Node) -> str:
