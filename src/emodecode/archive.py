@@ -142,8 +142,8 @@ def write_maps(
     (folder / "maps").mkdir()
     y = samples.y
     rows = np.arange(samples.n_samples)
-    models = _entities([model.name for model in study.models])
-    labels = _entities(samples.classes)
+    models = entities([model.name for model in study.models])
+    labels = entities(samples.classes)
     written = []
     for model, candidate in zip(study.models, candidates, strict=True):
         if not KINDS[model.kind].is_linear or study.features.select_by == "own":
@@ -173,7 +173,7 @@ def write_maps(
     return written
 
 
-def _entities(names: Sequence[str]) -> dict[str, str]:
+def entities(names: Sequence[str]) -> dict[str, str]:
     """Letters and digits that stand for each name in the names of files, no two alike."""
     entities: dict[str, str] = {}
     for name in names:

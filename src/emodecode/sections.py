@@ -292,6 +292,13 @@ class Explain(Section):
     weight_draws: Annotated[int, Field(ge=0)] = 3
     space: str | None = None
 
+    @field_validator("label_draws")
+    @classmethod
+    def _enough_for_a_test(cls, value: int) -> int:
+        if 0 < value < 19:
+            raise ValueError("0, or 19 at least: fewer cannot give p = .05")
+        return value
+
     @model_validator(mode="after")
     def _regions_of_an_atlas(self) -> "Explain":
         if self.unit == "regions" and self.atlas is None:

@@ -177,6 +177,7 @@ def explain(
     """
     from emodecode import assemble
     from emodecode.candidates import require_installed
+    from emodecode.explain.atlas import check_space, landmarks
     from emodecode.explanation.files import write_explanation
     from emodecode.explanation.fits import explain_study, refuse_unexplained
     from emodecode.proof import Work
@@ -188,6 +189,8 @@ def explain(
         study = study.model_copy(update={"models": [choose_model(study, model)]})
     assemble.refuse_at_once(study)
     refuse_unexplained(study)
+    if study.explain.space:
+        check_space(study.explain.space, landmarks(), any_template=True)
     with open_output(out, overwrite=overwrite) as staging:
         work = Work(out / RESUME_FOLDER, n_jobs, None, progress)
         gathered = assemble.gather(study, work=work.resume, progress=progress)

@@ -16,6 +16,7 @@ def make_fill(
     labels: Sequence | None = None,
     subjects: Sequence | None = None,
     reference: np.ndarray | None = None,
+    donors: "tuple[np.ndarray, Sequence, Sequence] | None" = None,
     n_draws: int = 4,
     seed: int = 0,
 ) -> np.ndarray:
@@ -34,6 +35,8 @@ def make_fill(
         For "conditional".
     reference : ndarray of shape (n_reference, n_features), optional
         The training samples; `X` itself if there are none.
+    donors : (ndarray of shape (n_donors, n_features), labels, subjects), optional
+        Where "conditional" takes volumes from; `X` itself if there are none.
     n_draws : int
     seed : int
 
@@ -56,7 +59,9 @@ def make_fill(
         mean = X.mean(axis=1, keepdims=True, dtype=np.float64)
         return np.broadcast_to(mean, X.shape)[None].astype(np.float32)
     if kind == "conditional":
-        return np.stack([X[rows] for rows in _others(labels, subjects, n_draws, rng, len(X))])
+        pool = (X, labels, subjects) if donors is None else donors
+        rows = _others(labels, subjects, pool, n_draws, rng, len(X))
+        return np.stack([np.asarray(pool[0][own], np.float32) for own in rows])
     mean = given.mean(axis=0, dtype=np.float64)
     if kind == "voxel_mean":
         return np.broadcast_to(mean, X.shape)[None].astype(np.float32)
@@ -68,11 +73,12 @@ def make_fill(
 def _others(
     labels: Sequence | None,
     subjects: Sequence | None,
+    pool: tuple,
     n_draws: int,
     rng: np.random.Generator,
     n: int,
 ) -> np.ndarray:
-    """Rows of the same subject under another label, (n_draws, n)."""
+    """Rows of the pool of the same subject under another label, (n_draws, n)."""
     if labels is None or subjects is None or len(labels) != n or len(subjects) != n:
         raise InputError(
             "fill conditional",
@@ -81,11 +87,13 @@ def _others(
             remedy="Pass labels and subjects, or take another fill (voxel_mean).",
         )
     label, subject = np.asarray(labels), np.asarray(subjects)
+    given, owner = np.asarray(pool[1]), np.asarray(pool[2])
     rows = np.empty((n_draws, n), dtype=np.int64)
     for who in np.unique(subject):
         own = np.flatnonzero(subject == who)
         for name in np.unique(label[own]):
-            here, others = own[label[own] == name], own[label[own] != name]
+            here = own[label[own] == name]
+            others = np.flatnonzero((owner == who) & (given != name))
             if not len(others):
                 raise InputError(
                     f"fill conditional: {who}",

@@ -129,6 +129,7 @@ def occlude_samples(
     labels: Sequence | None = None,
     subjects: Sequence | None = None,
     reference: np.ndarray | None = None,
+    donors: "tuple[np.ndarray, Sequence, Sequence] | None" = None,
     n_draws: int = 4,
     seed: int = 0,
     asked: dict[str, Any] | None = None,
@@ -144,7 +145,7 @@ def occlude_samples(
     fitted : Pipeline
     X : ndarray of shape (n_samples, n_features)
     units : Units
-    fill, labels, subjects, reference, n_draws, seed
+    fill, labels, subjects, reference, donors, n_draws, seed
         See `emodecode.explain.fills.make_fill`.
     asked : dict, optional
         What ``predict_proba`` asks for beside the samples (``subjects``), one value a sample.
@@ -170,6 +171,7 @@ def occlude_samples(
         labels=labels,
         subjects=subjects,
         reference=reference,
+        donors=donors,
         n_draws=n_draws,
         seed=seed,
     )

@@ -55,6 +55,19 @@ class Units:
         flat = np.asarray(values).reshape(-1, len(self))
         return ((member @ flat.T).T / count).reshape(*np.shape(values)[:-1], -1)
 
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """Give each column the largest value of the sets that it is in, 0 where it is in none.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_units,)
+            None below 0.
+        """
+        found = np.zeros(self.n_features)
+        for own, value in zip(self.columns, values, strict=True):
+            found[own] = np.maximum(found[own], value)
+        return found
+
 
 def make_units(sets: dict[str, np.ndarray], *, n_features: int) -> Units:
     """Return named sets of columns; a set is column numbers or a mask ``(n_features,)``.

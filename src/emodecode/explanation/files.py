@@ -7,7 +7,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from emodecode.explain.atlas import landmarks
+from emodecode.archive import entities
+from emodecode.errors import InputError
+from emodecode.explain.atlas import check_space, landmarks
 from emodecode.explain.regions import region_table
 from emodecode.explanation.fits import Explained, Explanation
 from emodecode.output import write_json
@@ -18,11 +20,6 @@ from emodecode.study import Study, write_study
 if TYPE_CHECKING:
     from emodecode.samples import Samples
 
-MAP_KINDS = {
-    "drop": "mean over subjects of what the class's probability loses",
-    "t": "t over subjects",
-    "pfwe": "1 - p, corrected for all units and classes",
-}
 TEMPLATE = "MNI152NLin6Asym"
 """Space of grids that look like MNI where no space is stated."""
 _MOST_UNITS, _MOST_PEAKS = 10, 8
@@ -44,7 +41,8 @@ def write_explanation(
         units.append(_unit_table(model, explanation, names))
         maps, own = _write_maps(folder, samples, explanation, model, space, study)
         regions += own
-        models.append(_describe(model, explanation) | {"maps": maps})
+        file = f"drops-{_names(explanation)[0][model.model]}.npz"
+        models.append(_describe(model, explanation, samples) | {"maps": maps, "drops": file})
     write_table(pd.concat(units), folder / "units.tsv")
     if regions:
         write_table(pd.concat(regions), folder / "regions.tsv")
@@ -66,6 +64,8 @@ def write_explanation(
         },
         "space": space,
         "space_note": note,
+        "has_regions": bool(regions),
+        "calibrated": study.evaluate.calibrate != "none",
         "models": models,
     }
     write_json(described, folder / "explanation.json")
@@ -74,8 +74,14 @@ def write_explanation(
 
 def _space(study: Study, samples: "Samples") -> tuple[str | None, str]:
     """Space of the maps, and how it is known."""
-    stated = study.explain.space or getattr(study.data, "space", None)
+    if study.explain.space:
+        return study.explain.space, "as the study says"
+    stated = getattr(study.data, "space", None)
     if stated:
+        try:
+            check_space(stated, landmarks(), any_template=True)
+        except InputError:
+            return None, f"{stated} is no template: places have no names"
         return stated, "as the study says"
     assert samples.mask is not None
     if looks_like_mni(samples.mask.shape, samples.mask.affine):
@@ -86,14 +92,14 @@ def _space(study: Study, samples: "Samples") -> tuple[str | None, str]:
     )
 
 
-def _describe(model: Explained, explanation: Explanation) -> dict[str, Any]:
+def _describe(model: Explained, explanation: Explanation, samples: "Samples") -> dict[str, Any]:
     shape = (len(explanation.classes), len(explanation.units))
     p, mean = model.group.p.reshape(shape), model.group.mean.reshape(shape)
     classes = [
         {
             "class": name,
             "n_significant": int(((p[k] <= 0.05) & (mean[k] > 0)).sum()),
-            "least_p": float(p[k].min()),
+            "least_p": float(p[k][mean[k] > 0].min(initial=1.0)),
         }
         for k, name in enumerate(explanation.classes)
     ]
@@ -104,6 +110,7 @@ def _describe(model: Explained, explanation: Explanation) -> dict[str, Any]:
         "way": model.way,
         "n_samples": len(model.rows),
         "n_subjects": len(model.subjects),
+        "n_left_out": len(set(samples.subjects[model.rows])) - len(model.subjects),
         "test": model.group.sentence,
         "sanity": {
             "sentence": model.sanity.sentence,
@@ -148,12 +155,19 @@ def _write_maps(
 ) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     shape = (len(explanation.classes), len(explanation.units))
     group, written, tables = model.group, [], []
+    models, classes = _names(explanation)
     for k, label in enumerate(explanation.classes):
         files, images = {}, {}
-        for kind, values in (("drop", group.mean), ("t", group.t), ("pfwe", 1 - group.p)):
-            file = f"maps/model-{_plain(model.model)}_label-{_plain(label)}_{kind}.nii.gz"
-            spread = explanation.units.spread(values.reshape(shape)[k])
-            images[kind], files[kind] = samples.to_image(spread), file
+        drop, t, p = (each.reshape(shape)[k] for each in (group.mean, group.t, group.p))
+        units = explanation.units
+        values = {
+            "drop": units.spread(drop),
+            "t": units.spread(t),
+            "pfwe": units.largest(np.where(drop > 0, 1 - p, 0)),
+        }
+        for kind, each in values.items():
+            file = f"maps/model-{models[model.model]}_label-{classes[label]}_{kind}.nii.gz"
+            images[kind], files[kind] = samples.to_image(each), file
             nib.save(images[kind], folder / file)
         peaks = _named(images["drop"], space, study.explain.top_k)
         if peaks is not None:
@@ -180,10 +194,11 @@ def _named(image: Any, space: str | None, top_k: int) -> pd.DataFrame | None:
 
 def _write_drops(folder: Path, samples: "Samples", explanation: Explanation) -> None:
     """Every sample's drops of every probability: for embeddings and tests of one's own."""
+    models, _ = _names(explanation)
     for model in explanation.models:
         own = samples.table.iloc[model.rows]
         np.savez_compressed(
-            folder / f"drops-{_plain(model.model)}.npz",
+            folder / f"drops-{models[model.model]}.npz",
             rows=model.rows,
             subject=own["subject"].to_numpy(dtype=str),
             label=own["label"].to_numpy(dtype=str),
@@ -194,5 +209,7 @@ def _write_drops(folder: Path, samples: "Samples", explanation: Explanation) -> 
         )
 
 
-def _plain(name: str) -> str:
-    return "".join(each for each in name if each.isalnum()) or "x"
+def _names(explanation: Explanation) -> tuple[dict[str, str], dict[str, str]]:
+    """Stand-ins in the names of files for decoders and for classes, no two alike."""
+    models = entities([each.model for each in explanation.models])
+    return models, entities(explanation.classes)

@@ -18,8 +18,9 @@ from emodecode.candidates import make_candidates, make_tuning
 from emodecode.errors import InputError
 from emodecode.explain.group import GroupMap, infer_group
 from emodecode.explain.occlusion import Occlusion, occlude_samples
-from emodecode.explain.perturb import by_importance, compare_with_random
+from emodecode.explain.perturb import compare_with_random
 from emodecode.explain.sanity import (
+    Check,
     SanityReport,
     check_edge,
     check_labels,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from emodecode.proof import Work
     from emodecode.samples import Samples
 
+_DONORS = 10
+"""Samples of a subject and class that others take values from, at most."""
 MOST_REMOVED = 60
 """Samples of one fold that the deletion curve is made of, at most."""
 
@@ -232,9 +235,14 @@ class _Task:
         return fitted
 
     def rows(self, table: pd.DataFrame) -> np.ndarray:
-        """Held-out samples to explain."""
-        per_class = self.study.explain.per_class
-        return choose_samples(table, self.split.test, per_class=per_class, seed=self.seed)
+        """Held-out samples to explain, the same of every decoder."""
+        per_class, seed = self.study.explain.per_class, self.study.seed + self.fold
+        return choose_samples(table, self.split.test, per_class=per_class, seed=seed)
+
+    def donors(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+        """Samples of the same subjects whose values may stand in for theirs."""
+        theirs = np.flatnonzero(table["subject"].isin(set(table["subject"].iloc[rows])))
+        return choose_samples(table, theirs, per_class=_DONORS, seed=self.study.seed)
 
 
 def _explain_fold(
@@ -254,6 +262,13 @@ def _explain_fold(
         return saved
     y = table["label"].to_numpy(dtype=str)
     fitted, rows = task.fit(X, table, y), task.rows(table)
+    if set(map(str, fitted.classes_)) != set(classes):
+        raise InputError(
+            f"explain: fold {task.split.name}",
+            found=f"training samples of {', '.join(map(str, fitted.classes_))} only",
+            expected=f"samples of all classes ({', '.join(classes)})",
+            remedy="Choose larger folds (evaluate.split, evaluate.n_segments), or fewer classes.",
+        )
     found = _occlude(fitted, X, table, rows, units, task, progress=progress)
     places = [classes.index(name) for name in found.classes]
     drops = np.zeros((len(rows), len(units), len(classes)), np.float32)
@@ -276,7 +291,8 @@ def _occlude(
     progress: bool = False,
 ) -> Occlusion:
     rules = task.study.explain
-    own = table.iloc[rows]
+    own, there = table.iloc[rows], task.donors(table, rows)
+    donors = (X[there], table["label"].iloc[there].tolist(), table["subject"].iloc[there].tolist())
     return occlude_samples(
         fitted,
         np.asarray(X[rows], dtype=np.float32),
@@ -285,6 +301,7 @@ def _occlude(
         labels=own["label"].tolist(),
         subjects=own["subject"].tolist(),
         reference=None if rules.fill in ("conditional", "zero") else X[task.split.train],
+        donors=donors if rules.fill == "conditional" else None,
         n_draws=rules.n_draws,
         seed=task.seed,
         asked=_asked(fitted, own),
@@ -302,8 +319,9 @@ def _key(X: np.ndarray, table: pd.DataFrame, units: Units, task: _Task) -> str:
         digest.update(b"|")
     rules = task.study.explain.model_dump(exclude={"label_draws", "weight_draws", "top_k", "space"})
     candidate = task.candidate
-    named = (rules, task.seed, make_tuning(task.study), candidate.grid, candidate.calibrate)
-    digest.update(f"{named}|{describe_pipeline(candidate.pipeline)}".encode())
+    named = (rules, task.seed, task.study.seed, task.fold, make_tuning(task.study), units.names)
+    fitted = (candidate.grid, candidate.fit_on_all, candidate.choose_epoch_on_test)
+    digest.update(f"{named}|{fitted}|{describe_pipeline(candidate.pipeline)}".encode())
     digest.update(table.to_csv(index=False).encode())
     for start in range(0, len(X), 1024):
         digest.update(np.ascontiguousarray(X[start : start + 1024]).data)
@@ -347,22 +365,30 @@ def _check(samples: "Samples", units: Units, task: _Task, maps: np.ndarray) -> S
         found = _occlude(decoder, X, table, of, units, task)
         return found.drop_of(table["label"].iloc[of].tolist()).mean(axis=0)
 
+    inside = np.asanyarray(samples.mask.dataobj) != 0
+    mean = units.spread(maps.mean(axis=(0, 1)))
     checks = [
-        check_edge(
-            units.spread(maps.mean(axis=(0, 1))),
-            mask=np.asanyarray(samples.mask.dataobj) != 0,
-        ),
-        _removal(fitted, X, table, rows, units, task),
+        _tried("edge", lambda: check_edge(mean, mask=inside)),
+        _tried("deletion", lambda: _removal(fitted, X, table, rows, units, task)),
     ]
+    seed = task.study.seed
     if rules.weight_draws and _has_weights(fitted):
-        checks.append(
-            check_weights(map_of, fitted, n_draws=rules.weight_draws, seed=task.study.seed)
-        )
+        ask = partial(check_weights, map_of, fitted, n_draws=rules.weight_draws, seed=seed)
+        checks.append(_tried("random weights", ask))
     if rules.label_draws:
-        drawn = _exchanged(samples, rules.label_draws, seed=task.study.seed)
+        drawn = _exchanged(samples, rules.label_draws, seed=seed)
         fit: Callable[[np.ndarray], Any] = partial(task.fit, X, table)
-        checks.append(check_labels(map_of, fit, y, drawn, statistic=np.sum))
+        ask = partial(check_labels, map_of, fit, y, drawn, statistic=np.sum)
+        checks.append(_tried("random labels", ask))
     return SanityReport(tuple(checks))
+
+
+def _tried(name: str, ask: Callable[[], Check]) -> Check:
+    """Return the check; a map that cannot be checked, since it is constant, has failed."""
+    try:
+        return ask()
+    except InputError as error:
+        return Check(name, float("nan"), error.expected, False, f"Not possible: {error.found}.")
 
 
 def _removal(
@@ -372,7 +398,7 @@ def _removal(
     rows = np.sort(np.random.default_rng(task.seed).permutation(rows)[:MOST_REMOVED])
     own = table.iloc[rows]
     found = _occlude(fitted, X, table, rows, units, task)
-    order = by_importance(units.spread(found.drop_of(own["label"].tolist())))
+    order = np.argsort(-units.spread(found.drop_of(own["label"].tolist())), kind="stable")
     asked = _asked(fitted, own)
 
     def predict(values: np.ndarray) -> np.ndarray:
