@@ -58,6 +58,7 @@ def umap_stability():
     return found
 
 
+@pytest.mark.slow
 def test_umap_keeps_planted_groups_apart_and_repeats_itself():
     points, which = _groups(1, n=90)
     one = embed(points, n_neighbors=10, seed=0)

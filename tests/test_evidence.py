@@ -91,6 +91,7 @@ def test_noise_is_autocorrelated_and_the_film_is_shared():
     assert 0.1 < np.mean(shared) < 0.2
 
 
+@pytest.mark.slow
 def test_volumes_reject_far_above_five_per_cent_and_the_default_does_not(monkeypatch):
     monkeypatch.setattr(bench, "N_PERMUTATIONS", 39)
     n_sets, n_refitted = 60, 20

@@ -136,6 +136,7 @@ def test_planted_voxels_are_found_and_no_others():
     assert by_tfce[planted].mean() > by_t[planted].mean() + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_noise_is_found_in_one_of_twenty(with_mask):
     """Any voxel of a null map at p <= .05: exact level 6/128 of 8 subjects' 128 pairs of flips."""

@@ -37,7 +37,7 @@ def one_by_one(fitted, rows, fills, units):
         ("lda", {}, "closed form"),
         ("logistic", {}, "closed form"),
         ("rbf_svm", {}, "batched"),
-        ("separable3d", {"max_epochs": 2, "n_members": 2}, "incremental"),
+        ("separable3d", {"max_epochs": 1, "n_members": 1}, "incremental"),
         ("small3d", {"max_epochs": 2, "n_members": 2}, "incremental"),
         ("small3d", {"max_epochs": 2, "n_members": 1, "normalise": "volume"}, "batched"),
         ("conv1d", {"max_epochs": 2}, "batched"),

@@ -44,6 +44,7 @@ def test_a_planted_effect_gets_the_smallest_p_and_the_test_is_named():
     assert "19 phase-randomised surrogates of the data" in found["test"]["sentence"]
 
 
+@pytest.mark.slow
 def test_noise_is_not_rejected_more_often_than_it_may():
     p = np.array([try_phase(seed)["balanced_accuracy"]["p"] for seed in range(30)])
     assert (p <= 0.2).sum() <= 12, "more than 12 of 30 at .2: binomial p = .009"

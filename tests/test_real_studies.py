@@ -26,6 +26,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_neu_three_emotions_in_thirty_subjects(data_dir, tmp_path):
     out = run("evaluate", "neu", tmp_path / "neu", "--quiet")
     scores, audit = read_json(out / "scores.json"), read_json(out / "audit.json")
