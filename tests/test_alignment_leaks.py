@@ -60,6 +60,7 @@ def _independent(samples: Samples):
     return splits, alignment_of(samples, samples, protocol="independent_run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["orthogonal", "ridge"])
 def test_independent_run_stays_at_chance_on_noise(how):
     values = []

@@ -57,6 +57,7 @@ def _data(path):
     np.savez(path, X=X, y=y, subjects=np.arange(len(y)) // 12, mask=mask)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     _data(tmp_path / "data.npz")
     (tmp_path / "shared.py").write_text(SHARED)

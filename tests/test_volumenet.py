@@ -218,6 +218,7 @@ def test_windows_are_successive_volumes_of_one_run():
     np.testing.assert_array_equal(find_windows(scan, volume, 3), expected)
 
 
+@pytest.mark.slow
 def test_a_window_tells_what_a_volume_alone_does_not():
     """The class is whether a region rises or falls from the volume before."""
     rng = np.random.default_rng(0)
