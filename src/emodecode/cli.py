@@ -105,8 +105,8 @@ def explain(
 ):
     """Show what the decoders of a study used: occlusion, tested maps, sanity checks, places.
 
-    Every decoder is fitted in every fold and explained on the samples that were held out there. An
-    interrupted call goes on where it stopped when the same command is given again.
+    Every decoder is fitted in every fold and explained on the samples that were held out there.
+    Given again after an interruption, the same command keeps the folds that are done.
     """
     from emodecode import workflow
 

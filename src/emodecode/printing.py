@@ -195,7 +195,10 @@ def print_explanation(told: dict[str, Any]) -> None:
         print(f"\n{model['model']} ({model['n_samples']:,} held-out samples, {model['way']})")
         print(f"  {model['sanity']['sentence']}")
         for each, map_ in zip(model["classes"], model["maps"], strict=True):
-            found = f"{each['n_significant']} units drop, least p {each['least_p']:.2g}"
+            found = (
+                f"{each['n_significant']} units drop significantly (family-wise p <= .05), "
+                f"least p {each['least_p']:.2g}"
+            )
             names = ", ".join(dict.fromkeys(peak["place"] for peak in map_["peaks"][:5]))
             print(f"  {each['class']:<16}{found}{'; largest: ' + names if names else ''}")
     if told["space"] is None:

@@ -1,7 +1,6 @@
 """Atlases: label images with names, the space they are in, their licence and their source."""
 
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -20,6 +19,7 @@ from scipy.spatial import cKDTree
 from emodecode.errors import DataMissingError, InputError
 from emodecode.explain.label_table import read_names
 from emodecode.explain.spaces import ANY_MNI152, space_name
+from emodecode.features.parcels import load_labels
 
 _FSL = "FSL licence: non-commercial use only"
 _LICENCES = {
@@ -190,7 +190,7 @@ def read_atlas(
     if table is None:
         table = _table_beside(image, where)
     names = read_names(table)
-    loaded = _load(Path(image)) if isinstance(image, str | os.PathLike) else image
+    loaded = load_labels(Path(image)) if isinstance(image, str | os.PathLike) else image
     title = name or (Path(image).name if isinstance(image, str | os.PathLike) else "atlas")
     return Atlas(title, loaded, names, space, licence, source or where)
 
@@ -246,7 +246,7 @@ def fetch_atlas(name: str, *, space: str | None = None, **options) -> Atlas:
     maps = bunch["maps"]
     return Atlas(
         name=" ".join([name, *(f"{key}={value}" for key, value in options.items())]),
-        image=maps if isinstance(maps, SpatialImage) else _load(Path(maps)),
+        image=maps if isinstance(maps, SpatialImage) else load_labels(Path(maps)),
         names=dict(zip(lut["index"].astype(int), lut["name"].astype(str), strict=True)),
         space=space or stated,
         licence=_LICENCES.get(name, "see nilearn's description of the atlas"),
@@ -342,25 +342,6 @@ def _table_beside(image, where: str) -> Path:
         expected="a table with the columns index and name",
         remedy="Pass table=, or lay it beside the image under the same name (.tsv, .csv, .txt).",
     )
-
-
-def _load(path: Path) -> SpatialImage:
-    if not path.is_file():
-        raise DataMissingError(
-            str(path), found="no such file", expected="a NIfTI image", remedy="Check the path."
-        )
-    try:
-        image = nib.load(path)
-        np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(
-            str(path),
-            found=f"no readable image ({error})",
-            expected="a NIfTI image",
-            remedy="Download or export the file again.",
-        ) from error
-    assert isinstance(image, SpatialImage)
-    return image
 
 
 def _whole_numbers(values: np.ndarray, where: str) -> np.ndarray:

@@ -33,12 +33,11 @@ def write_explanation(
     assert samples.mask is not None
     nib.save(samples.mask, folder / "mask.nii.gz")
     space, note = _space(study, samples)
-    names = dict(enumerate(explanation.units.names))
     units, regions = [], []
     models = []
     (folder / "maps").mkdir()
     for model in explanation.models:
-        units.append(_unit_table(model, explanation, names))
+        units.append(_unit_table(model, explanation))
         maps, own = _write_maps(folder, samples, explanation, model, space, study)
         regions += own
         file = f"drops-{_names(explanation)[0][model.model]}.npz"
@@ -121,7 +120,7 @@ def _describe(model: Explained, explanation: Explanation, samples: "Samples") ->
     }
 
 
-def _unit_table(model: Explained, explanation: Explanation, names: dict[int, str]) -> pd.DataFrame:
+def _unit_table(model: Explained, explanation: Explanation) -> pd.DataFrame:
     """Every unit with a corrected p of .05 or less, and the largest drops of each class."""
     shape = (len(explanation.classes), len(explanation.units))
     mean, t, p = (
@@ -135,7 +134,7 @@ def _unit_table(model: Explained, explanation: Explanation, names: dict[int, str
                 {
                     "model": model.model,
                     "class": label,
-                    "unit": names[int(unit)],
+                    "unit": explanation.units.names[unit],
                     "n_voxels": len(explanation.units.columns[unit]),
                     "drop": mean[k, unit],
                     "t": t[k, unit],

@@ -99,6 +99,7 @@ def explain_study(study: Study, gathered: Gathered, *, work: "Work") -> Explanat
         The audit of the folds finds a leak that the study does not allow.
     """
     from emodecode.evaluate.audit import audit_split, enforce
+    from emodecode.evaluate.score import fingerprint_samples
 
     samples = gathered.samples
     refuse_unexplained(study)
@@ -106,11 +107,15 @@ def explain_study(study: Study, gathered: Gathered, *, work: "Work") -> Explanat
     audit = audit_split(samples.table, splits, tr_s=gathered.tr_s)
     enforce(audit, allow_leakage=study.evaluate.allow_leakage)
     units = make_study_units(study.explain, samples)
-    models = [each for each in study.models if each.kind != "dummy"]
+    models, data = [m for m in study.models if m.kind != "dummy"], fingerprint_samples(samples)
     candidates = {each.name: each for each in make_candidates(study, samples, None)}
     found = [
         _explain_model(
-            study, samples, splits, candidates[model.name], kind=model.kind, units=units, work=work
+            *(study, samples, splits, candidates[model.name]),
+            kind=model.kind,
+            data=data,
+            units=units,
+            work=work,
         )
         for model in models
     ]
@@ -182,10 +187,11 @@ def _explain_model(
     candidate: "Candidate",
     *,
     kind: str,
+    data: str,
     units: Units,
     work: "Work",
 ) -> Explained:
-    tasks = [_Task(study, candidate, split, number) for number, split in enumerate(splits)]
+    tasks = [_Task(study, candidate, split, fold, data) for fold, split in enumerate(splits)]
     given = (samples.X, samples.table, samples.classes, units)
     parallel = joblib.Parallel(n_jobs=work.n_jobs, max_nbytes="1M")
     parts = parallel(
@@ -211,6 +217,7 @@ class _Task:
     candidate: "Candidate"
     split: "Split"
     fold: int
+    data: str
 
     @property
     def seed(self) -> int:
@@ -256,7 +263,7 @@ def _explain_fold(
 ) -> dict[str, np.ndarray]:
     from emodecode.evaluate.workers import load_part, store_part
 
-    key = _key(X, table, units, task)
+    key = _key(units, task)
     saved = load_part(key, folder)
     if saved is not None and {"rows", "given", "drops", "way"} <= set(saved):
         return saved
@@ -309,7 +316,7 @@ def _occlude(
     )
 
 
-def _key(X: np.ndarray, table: pd.DataFrame, units: Units, task: _Task) -> str:
+def _key(units: Units, task: _Task) -> str:
     """Hash of all that a fold's part depends on."""
     from emodecode.evaluate.workers import describe_pipeline
 
@@ -321,10 +328,8 @@ def _key(X: np.ndarray, table: pd.DataFrame, units: Units, task: _Task) -> str:
     candidate = task.candidate
     named = (rules, task.seed, task.study.seed, task.fold, make_tuning(task.study), units.names)
     fitted = (candidate.grid, candidate.fit_on_all, candidate.choose_epoch_on_test)
-    digest.update(f"{named}|{fitted}|{describe_pipeline(candidate.pipeline)}".encode())
-    digest.update(table.to_csv(index=False).encode())
-    for start in range(0, len(X), 1024):
-        digest.update(np.ascontiguousarray(X[start : start + 1024]).data)
+    described = describe_pipeline(candidate.pipeline)
+    digest.update(f"{task.data}|{named}|{fitted}|{described}".encode())
     return f"explain-{digest.hexdigest()}"
 
 

@@ -207,7 +207,7 @@ def _open(given: str | os.PathLike | SpatialImage, what: str) -> tuple[SpatialIm
     """Return a 3-D image and what to call it in messages."""
     where, image = what, given
     if isinstance(given, str | os.PathLike):
-        where, image = str(given), _load(Path(given))
+        where, image = str(given), load_labels(Path(given))
     assert isinstance(image, SpatialImage)
     if len(image.shape) == 4 and image.shape[3] == 1:
         return nib.Nifti1Image(np.asanyarray(image.dataobj)[..., 0], image.affine), where
@@ -221,7 +221,16 @@ def _open(given: str | os.PathLike | SpatialImage, what: str) -> tuple[SpatialIm
     return image, where
 
 
-def _load(path: Path) -> SpatialImage:
+def load_labels(path: Path) -> SpatialImage:
+    """Open a label image and see that all of it can be read.
+
+    Raises
+    ------
+    DataMissingError
+        No such file.
+    InputError
+        No image, or a damaged one.
+    """
     if not path.is_file():
         raise DataMissingError(
             str(path), found="no such file", expected="a 3-D NIfTI image", remedy="Check the path."
