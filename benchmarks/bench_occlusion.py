@@ -1,8 +1,10 @@
 """Occlusion of a whole volume by differences, beside the naive loop, captum and MONAI.
 
     python benchmarks/bench_occlusion.py [--repeats 3] [--positions 200]
+    python benchmarks/bench_occlusion.py --device cuda [--positions 4096]
 
-One thread, CPU seconds of this process. Boxes of 2x2x2 voxels at a stride of 2, filled with 0. The
+One thread, CPU seconds of this process; on a GPU seconds on the clock, and how far its logits are
+from a forward pass in float64 on the CPU. Boxes of 2x2x2 voxels at a stride of 2, filled with 0. The
 whole map is measured by differences (with what is computed once for the volume; of ResNets a
 quarter of it); the others are measured on at least so many positions and extrapolated to the map,
 in turns with ours.
@@ -10,6 +12,7 @@ in turns with ours.
 
 import argparse
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -30,20 +33,30 @@ NETWORKS: dict[str, tuple[dict, tuple[int, int, int]]] = {
 }
 
 
+GPU: list[str] = []
+"""Name of the device, if not the CPU."""
+
+
 class _EnoughError(Exception):
     pass
 
 
 def cpu(work: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
-    started = time.process_time()
+    """CPU seconds of a call; where there is a GPU at work, seconds until it is done."""
+    if not GPU:
+        started = time.process_time()
+        work()
+        return time.process_time() - started
+    torch.cuda.synchronize()
+    started = time.perf_counter()
     work()
-    return time.process_time() - started
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def differences(module: nn.Module, volume: torch.Tensor, total: int) -> float:
     """CPU seconds a map; of large networks the middle quarter of its slabs, times four."""
-    if sum(part.numel() for part in module.parameters()) < 1_000_000:
+    if GPU or sum(part.numel() for part in module.parameters()) < 1_000_000:
         return cpu(lambda: occlude(module, volume, box_vox=2, stride_vox=2))
     counts = [(size - 2) // 2 + 1 for size in volume.shape]
     start = 2 * np.indices(counts).reshape(3, -1).T
@@ -76,8 +89,8 @@ def with_captum(module: nn.Module, volume: torch.Tensor, n: int) -> float:
 
     explain, calls = Occlusion(module), [0]
 
-    def count(*_: object) -> None:
-        calls[0] += 1
+    def count(_: object, given: tuple[torch.Tensor], __: object) -> None:
+        calls[0] += len(given[0])
         if calls[0] > n:
             raise _EnoughError
 
@@ -88,7 +101,7 @@ def with_captum(module: nn.Module, volume: torch.Tensor, n: int) -> float:
                 target=0,
                 sliding_window_shapes=(1, 2, 2, 2),
                 strides=(1, 2, 2, 2),
-                perturbations_per_eval=1,
+                perturbations_per_eval=64 if GPU else 1,
             )
 
     handle = module.register_forward_hook(count)
@@ -103,7 +116,7 @@ def with_monai(module: nn.Module, volume: torch.Tensor, n: int) -> float:
 
     edge = math.ceil(n ** (1 / 3))
     explain = OcclusionSensitivity(
-        module, mask_size=2, n_batch=4, verbose=False, mode=0.0, overlap=0.0, activate=False
+        module, mask_size=2, n_batch=64 if GPU else 4, verbose=False, mode=0.0, overlap=0.0, activate=False
     )
     calls = [0]
     handle = module.register_forward_hook(
@@ -123,25 +136,44 @@ def rows(name: str, repeats: int, n: int) -> list[str]:
     options = {key: value for key, value in how.items() if key not in ("name", "n_classes")}
     module = build_network3d(how["name"], shape=shape, n_classes=how["n_classes"], **options).eval()
     volume = torch.randn(shape)
+    module, volume = (each.to(GPU[0] if GPU else "cpu") for each in (module, volume))
     total = math.prod((size - 2) // 2 + 1 for size in shape)
     ways: dict[str, Callable[[], float]] = {
         "differences": lambda: differences(module, volume, total),
         "of these: tracing, once a network": lambda: cpu(lambda: Plan(module, shape, (2, 2, 2))),
-        "naive, batch 1": lambda: naive(module, volume, n, 1) * total,
+        "naive, batch 1": lambda: naive(module, volume, n if not GPU else n // 16, 1) * total,
         "naive, batch 16": lambda: naive(module, volume, n, 16) * total,
         "captum Occlusion": lambda: with_captum(module, volume, n) * total,
-        "MONAI OcclusionSensitivity, batch 4": lambda: with_monai(module, volume, n) * total,
+        "MONAI OcclusionSensitivity": lambda: with_monai(module, volume, n) * total,
     }
+    if GPU:
+        ways["naive, batch 64"] = lambda: naive(module, volume, n, 64) * total
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     ways["differences"]()  # imports, once
     for _ in range(repeats):
         for way, measure in ways.items():
             seconds[way].append(measure())
     ours = median(seconds["differences"])
+    if GPU:
+        print(f"{name}: largest difference of a logit {largest_difference(module, volume):.1e}")
     return [
         f"| {name} | {way} | {total:,} | {median(each):.1f} | {median(each) / ours:.1f} |"
         for way, each in seconds.items()
     ]
+
+
+def largest_difference(module: nn.Module, volume: torch.Tensor) -> float:
+    """Of logits by differences, from 64 forward passes in float64 on the CPU."""
+    logits = occlude(module, volume, box_vox=2, stride_vox=2).cpu()
+    exact, given = copy.deepcopy(module).cpu().double(), volume.cpu().double()
+    found = 0.0
+    for x, y, z in np.random.default_rng(0).integers(0, logits.shape[:3], (64, 3)):
+        changed = given.clone()
+        changed[2 * x : 2 * x + 2, 2 * y : 2 * y + 2, 2 * z : 2 * z + 2] = 0
+        with torch.inference_mode():
+            right = exact(changed[None, None])[0]
+        found = max(found, float((right - logits[x, y, z]).abs().max()))
+    return found
 
 
 def main() -> None:
@@ -150,9 +182,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--positions", type=int, default=200)
     parser.add_argument("--network", choices=NETWORKS, action="append")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("| network | way | positions | CPU s a map | times ours |")
+    if given.device != "cpu":
+        GPU.append(given.device)
+        print(torch.cuda.get_device_name())
+    print(f"| network | way | positions | {'' if GPU else 'CPU '}s a map | times ours |")
     print("| --- | --- | ---: | ---: | ---: |")
     for name in given.network or NETWORKS:
         print("\n".join(rows(name, given.repeats, given.positions)), flush=True)

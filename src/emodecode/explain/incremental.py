@@ -24,12 +24,28 @@ from emodecode.explain import patches
 from emodecode.explain.boxes import Boxes, count_pairs, groups, keys, offsets, reach_all, read_by
 from emodecode.explain.trace import Cut, Op, Traced, Triple, ops_before, trace
 
-_BLOCK = 8192
-"""Changes whose boxes are carried through the network together."""
-_BYTES = 3 * 2**20
-"""Of one operation's patches: what lies in a processor's cache."""
-_WHOLE_BATCH = 16
-"""Whole maps that are computed together."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is worked on at a time.
+
+    Parameters
+    ----------
+    block : int
+        Changes whose boxes are carried through the network together.
+    n_bytes : int
+        Of one operation's patches: what lies in a processor's cache, or keeps a GPU busy.
+    whole : int
+        Whole maps that are computed together.
+    """
+
+    block: int = 8192
+    n_bytes: int = 3 * 2**20
+    whole: int = 16
+
+
+_LIMITS = {"cpu": Limits(), "cuda": Limits(block=2**16, n_bytes=2**30, whole=64)}
 _OVERHEAD = 1.2
 """Seconds per multiply-add on boxes, in those of the network's own operations."""
 
@@ -109,8 +125,9 @@ class Whole:
         """See `Followed.run`."""
         found = []
         with torch.no_grad():
-            for at in range(0, len(start), _WHOLE_BATCH):
-                part = slice(at, at + _WHOLE_BATCH)
+            step = limits_of(self.volume).whole
+            for at in range(0, len(start), step):
+                part = slice(at, at + step)
                 whole = self.volume.repeat(len(start[part]), 1, 1, 1, 1)
                 patches.put(whole, changes[part].permute(1, 2, 3, 0)[..., None], start[part])
                 found.append(self.module(whole))
@@ -156,9 +173,10 @@ class Followed:
         """
         found = self.logits.repeat(len(start), 1)
         with torch.no_grad():
-            for begin in range(0, len(start), _BLOCK):
-                rows = np.arange(begin, min(begin + _BLOCK, len(start)))
-                given = changes[begin : begin + _BLOCK].permute(1, 2, 3, 0)[..., None]
+            step = limits_of(changes).block
+            for begin in range(0, len(start), step):
+                rows = np.arange(begin, min(begin + step, len(start)))
+                given = changes[begin : begin + step].permute(1, 2, 3, 0)[..., None]
                 block = [Piece(rows, start[rows], given.contiguous())]
                 for stage in self.plan.stages:
                     block = self._advance(stage, block)
@@ -180,7 +198,7 @@ class Followed:
         found = {size: self._empty(stage, size, n, pieces[0].patch) for size, n in counts.items()}
         filled = dict.fromkeys(counts, 0)
         for piece, boxes, group, size in tasks:
-            step = _step(stage.ops, boxes, group[0], piece.patch.element_size())
+            step = _step(stage.ops, boxes, group[0], piece.patch)
             for at in range(0, len(group), step):
                 members = group[at : at + step]
                 own = {op: each.take(members) for op, each in boxes.items()}
@@ -259,8 +277,9 @@ class Followed:
             found[rows[0] : rows[-1] + 1] += plan.rest(base + moved) - self.logits
             return
         for piece in block:
-            for at in range(0, len(piece.rows), _WHOLE_BATCH):
-                part = slice(at, at + _WHOLE_BATCH)
+            step = limits_of(base).whole
+            for at in range(0, len(piece.rows), step):
+                part = slice(at, at + step)
                 whole = base.repeat(len(piece.rows[part]), 1, 1, 1, 1)
                 patches.put(whole, piece.patch[..., part, :], piece.start[part])
                 which = torch.from_numpy(piece.rows[part]).to(base.device)
@@ -318,7 +337,12 @@ def _take(patch: torch.Tensor, members: np.ndarray) -> torch.Tensor:
     return patch.index_select(3, torch.from_numpy(members).to(patch.device))
 
 
-def _step(ops: list[Op], boxes: dict[Op, Boxes], example: int, n_bytes: int) -> int:
-    """Changes to work on at a time, so that an operation's patches stay in the cache."""
+def limits_of(values: torch.Tensor) -> Limits:
+    """Return how much is worked on at a time where some values lie."""
+    return _LIMITS.get(values.device.type, _LIMITS["cpu"])
+
+
+def _step(ops: list[Op], boxes: dict[Op, Boxes], example: int, like: torch.Tensor) -> int:
+    """Changes to work on at a time, so that an operation's patches are not too large."""
     widest = max(int(boxes[op].size[example].prod()) * op.n_channels for op in ops)
-    return max(16, _BYTES // max(1, widest * n_bytes))
+    return max(16, limits_of(like).n_bytes // max(1, widest * like.element_size()))

@@ -20,6 +20,7 @@ from emodecode.explain.fills import make_fill
 from emodecode.explain.incremental import Plan
 from emodecode.explain.units import Units, triple
 from emodecode.models.linear import as_probabilities, linear_weights
+from emodecode.models.members import resolve_device
 
 _BATCH_BYTES = 2**26
 """Of changed samples that are decoded together where there is no quicker way."""
@@ -179,7 +180,7 @@ def occlude_samples(
     occluded = np.zeros((len(X), len(units), len(fitted.classes_)))
     given = np.empty((len(X), len(fitted.classes_)))
     bar = tqdm(total=len(fills) * len(X), desc="occlusion", unit="volume", disable=not progress)
-    with bar, one_thread():
+    with bar, one_thread(), full_precision():
         for number in range(len(X)):
             for each in fills:
                 given[number], found = explain(X[number], each[number], number)
@@ -249,27 +250,29 @@ class _Network:
 
     def __init__(self, classifier: Any, units: Units) -> None:
         self.classifier = classifier
-        self.module = classifier.modules_[0].cpu()
+        self.device = resolve_device(classifier.device)
+        self.module = classifier.modules_[0].to(self.device)
         self.shape = self.module.shape
         self.groups = list(_by_size(units, np.asarray(classifier.mask) != 0))
         self.n_units = len(units)
         common = max(self.groups, key=lambda each: len(each[1]))[0]
         self.plans = [
-            Plan(module.cpu().network, self.shape, common) for module in classifier.modules_
+            Plan(module.to(self.device).network, self.shape, common) for module in classifier.modules_
         ]
 
     def __call__(self, x: np.ndarray, fill: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray]:
         given, found = [], []
         for module, plan in zip(self.classifier.modules_, self.plans, strict=True):
             with torch.no_grad():
-                both = module.to_volumes(torch.from_numpy(np.stack([x, fill]).astype(np.float32)))
+                rows = torch.from_numpy(np.stack([x, fill]).astype(np.float32))
+                both = module.to_volumes(rows.to(self.device))
             followed = plan.open(both[0, 0])
-            change = (both[1, 0] - both[0, 0]).numpy()
+            change = both[1, 0] - both[0, 0]
             logits = torch.empty(self.n_units, len(followed.logits))
             for size, which, start, inside in self.groups:
-                boxes = _boxes(torch.from_numpy(change), start, size) * torch.from_numpy(inside)
-                logits[which] = followed.run(start, boxes)
-            given.append(torch.softmax(followed.logits, dim=0).numpy())
+                boxes = _boxes(change, start, size) * torch.from_numpy(inside).to(self.device)
+                logits[which] = followed.run(start, boxes).cpu()
+            given.append(torch.softmax(followed.logits, dim=0).cpu().numpy())
             found.append(torch.softmax(logits, dim=1).numpy())
         return np.mean(given, axis=0), np.mean(found, axis=0)
 
@@ -305,14 +308,14 @@ def _plan_and_occlude(
 def _occlude_boxes(
     plan: Plan, volume: torch.Tensor, start: np.ndarray, box: tuple[int, int, int], fill: float
 ) -> torch.Tensor:
-    with one_thread():
+    with one_thread(), full_precision():
         return plan.open(volume).run(start, fill - _boxes(volume, start, box))
 
 
 def _boxes(volume: torch.Tensor, start: np.ndarray, size: tuple[int, int, int]) -> torch.Tensor:
     """Return the values in boxes, (n, x, y, z)."""
     windows = volume.unfold(0, size[0], 1).unfold(1, size[1], 1).unfold(2, size[2], 1)
-    x, y, z = torch.from_numpy(start).T
+    x, y, z = torch.from_numpy(start).to(volume.device).T
     return windows[x, y, z]
 
 
@@ -325,6 +328,17 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions on a GPU in float32: shortened products (TF32) are off by a thousandth."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _check(module: nn.Module, volume: torch.Tensor, box: tuple[int, int, int]) -> None:

@@ -30,8 +30,9 @@ class Cache:
 
     def read(self, start: np.ndarray, size: Sequence[int]) -> torch.Tensor:
         """Return the values in boxes, (x, y, z, n, channels)."""
-        inside, first = _places(start, size, self.shape)
-        rows = torch.from_numpy((inside[:, None] + first).ravel()).to(self.rows.device)
+        places = _places(start, size, self.shape)
+        inside, first = (torch.from_numpy(each).to(self.rows.device) for each in places)
+        rows = (inside[:, None] + first).view(-1)
         return self.rows.index_select(0, rows).view(*size, len(start), -1)
 
 
