@@ -276,9 +276,11 @@ class Explain(Section):
     """What `emodecode explain` takes away from a volume, what it puts there, and of how many.
 
     `unit` is what is occluded together; `label_draws` and `weight_draws` are how often labels and
-    weights are drawn anew for the sanity checks (0: not checked).
+    weights are drawn anew for the sanity checks (0: not checked). `form = "s1"` chooses samples,
+    averages and compares as S1 did, for the published form of a study.
     """
 
+    form: Literal["honest", "s1"] = "honest"
     unit: Literal["boxes", "searchlights", "regions"] = "boxes"
     box_vox: Annotated[int, Field(ge=1)] = 2
     stride_vox: Annotated[int, Field(ge=1)] = 2
@@ -290,6 +292,11 @@ class Explain(Section):
     top_k: Annotated[int, Field(ge=1)] = 500
     label_draws: Annotated[int, Field(ge=0)] = 19
     weight_draws: Annotated[int, Field(ge=0)] = 3
+    other_settings: bool = True
+    methods: bool = True
+    gradients_per_class: Annotated[int, Field(ge=1)] = 2
+    gradient_steps: Annotated[int, Field(ge=2)] = 32
+    geometry: bool = True
     space: str | None = None
 
     @field_validator("label_draws")

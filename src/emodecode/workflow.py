@@ -174,12 +174,13 @@ def explain(
     """Fit in every fold, occlude held-out samples, test the maps, write images and the page.
 
     An interrupted call leaves its finished folds in ``out/.resume``; the same call goes on there.
+    A study with a published form has it explained on the same samples, in ``out/as-published``; its
+    part of the result stands under ``published``.
     """
     from emodecode import assemble
     from emodecode.candidates import require_installed
     from emodecode.explain.atlas import check_space, landmarks
-    from emodecode.explanation.files import write_explanation
-    from emodecode.explanation.fits import explain_study, refuse_unexplained
+    from emodecode.explanation.fits import refuse_unexplained
     from emodecode.proof import Work
     from emodecode.report.explained import write_explained_page
     from emodecode.train import choose_model
@@ -191,13 +192,29 @@ def explain(
     refuse_unexplained(study)
     if study.explain.space:
         check_space(study.explain.space, landmarks(), any_template=True)
+    published = published_form(study) if study.as_published else None
     with open_output(out, overwrite=overwrite) as staging:
         work = Work(out / RESUME_FOLDER, n_jobs, None, progress)
         gathered = assemble.gather(study, work=work.resume, progress=progress)
-        found = explain_study(study, gathered, work=work)
-        told = write_explanation(staging, study, gathered.samples, found, command=command)
+        told = _explain_into(staging, study, gathered, work=work, command=command)
+        if published is not None:
+            folder = staging / PUBLISHED_FOLDER
+            folder.mkdir()
+            other = _explain_into(folder, published, gathered, work=work, command=command)
+            told = told | {"published": other}
         write_explained_page(staging)
     return told
+
+
+def _explain_into(
+    folder: Path, study: Study, gathered: "Gathered", *, work: "Work", command: str
+) -> dict[str, Any]:
+    from emodecode.explanation.files import find_space, write_explanation
+    from emodecode.explanation.fits import explain_study
+
+    space = find_space(study, gathered.samples)
+    found = explain_study(study, gathered, space=space[0], work=work)
+    return write_explanation(folder, study, gathered, found, space=space, command=command)
 
 
 def predict(

@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 
 from emodecode.archive import entities
+from emodecode.assemble import Gathered
+from emodecode.candidates import mask_of
 from emodecode.errors import InputError
 from emodecode.explain.atlas import check_space, landmarks
 from emodecode.explain.regions import region_table
-from emodecode.explanation.fits import Explained, Explanation
+from emodecode.explanation.fits import NOT_TESTED, Explained, Explanation
+from emodecode.explanation.layouts import strongest, write_geometry, write_methods, write_top
+from emodecode.explanation.scored import score_explained
 from emodecode.output import write_json
 from emodecode.report.brain import looks_like_mni
 from emodecode.samples import write_table
@@ -26,26 +30,42 @@ _MOST_UNITS, _MOST_PEAKS = 10, 8
 
 
 def write_explanation(
-    folder: Path, study: Study, samples: "Samples", explanation: Explanation, *, command: str
+    folder: Path,
+    study: Study,
+    gathered: Gathered,
+    explanation: Explanation,
+    *,
+    space: tuple[str | None, str],
+    command: str,
 ) -> dict[str, Any]:
     """Write everything but the page; return what ``explanation.json`` says."""
+    samples = gathered.samples
     write_study(study, folder / "study.toml")
-    assert samples.mask is not None
-    nib.save(samples.mask, folder / "mask.nii.gz")
-    space, note = _space(study, samples)
-    units, regions = [], []
-    models = []
-    (folder / "maps").mkdir()
+    in_place = mask_of(samples) is not None
+    if in_place and samples.mask is not None:
+        nib.save(samples.mask, folder / "mask.nii.gz")
+        (folder / "maps").mkdir()
+    names = _names(explanation)
+    units, regions, models = [], [], []
     for model in explanation.models:
         units.append(_unit_table(model, explanation))
-        maps, own = _write_maps(folder, samples, explanation, model, space, study)
-        regions += own
-        file = f"drops-{_names(explanation)[0][model.model]}.npz"
-        models.append(_describe(model, explanation, samples) | {"maps": maps, "drops": file})
+        told = _describe(model, explanation, samples)
+        if in_place:
+            maps, own = _write_maps(folder, samples, explanation, model, space[0], study)
+            regions += own
+        else:
+            maps = [{"class": name, "files": {}, "peaks": []} for name in explanation.classes]
+        models.append(told | {"maps": maps, "drops": f"drops-{names[0][model.model]}.npz"})
     write_table(pd.concat(units), folder / "units.tsv")
     if regions:
         write_table(pd.concat(regions), folder / "regions.tsv")
     _write_drops(folder, samples, explanation)
+    scores = score_explained(study, samples, explanation, folder=folder)
+    if in_place:
+        write_top(folder, study, samples, explanation, names[0])
+        write_methods(folder, study, samples, explanation, names=names, space=space[0])
+    if study.explain.geometry:
+        write_geometry(folder, study, samples, explanation, names=names[0])
     described = {
         "title": study.title or study.name,
         "description": study.description,
@@ -54,6 +74,8 @@ def write_explanation(
         "classes": list(explanation.classes),
         "choices": study.explain.model_dump(mode="json"),
         "n_units": len(explanation.units),
+        "in_place": in_place,
+        "n_strongest": strongest(study.explain, samples.n_voxels),
         "audit": {
             "verdict": explanation.audit.verdict,
             "findings": [
@@ -61,8 +83,10 @@ def write_explanation(
                 for each in explanation.audit.findings
             ],
         },
-        "space": space,
-        "space_note": note,
+        "split": scores["split"],
+        "scores": scores["models"],
+        "space": space[0],
+        "space_note": space[1],
         "has_regions": bool(regions),
         "calibrated": study.evaluate.calibrate != "none",
         "models": models,
@@ -71,8 +95,10 @@ def write_explanation(
     return described
 
 
-def _space(study: Study, samples: "Samples") -> tuple[str | None, str]:
-    """Space of the maps, and how it is known."""
+def find_space(study: Study, samples: "Samples") -> tuple[str | None, str]:
+    """Return the space of the maps, and how it is known."""
+    if mask_of(samples) is None or samples.mask is None:
+        return None, "the columns of these data are no voxels: there are no maps"
     if study.explain.space:
         return study.explain.space, "as the study says"
     stated = getattr(study.data, "space", None)
@@ -82,7 +108,6 @@ def _space(study: Study, samples: "Samples") -> tuple[str | None, str]:
         except InputError:
             return None, f"{stated} is no template: places have no names"
         return stated, "as the study says"
-    assert samples.mask is not None
     if looks_like_mni(samples.mask.shape, samples.mask.affine):
         return TEMPLATE, f"taken for {TEMPLATE}, because the grid looks like it"
     return None, (
@@ -93,24 +118,23 @@ def _space(study: Study, samples: "Samples") -> tuple[str | None, str]:
 
 def _describe(model: Explained, explanation: Explanation, samples: "Samples") -> dict[str, Any]:
     shape = (len(explanation.classes), len(explanation.units))
-    p, mean = model.group.p.reshape(shape), model.group.mean.reshape(shape)
-    classes = [
-        {
-            "class": name,
-            "n_significant": int(((p[k] <= 0.05) & (mean[k] > 0)).sum()),
-            "least_p": float(p[k][mean[k] > 0].min(initial=1.0)),
-        }
-        for k, name in enumerate(explanation.classes)
-    ]
+    classes: list[dict[str, Any]] = [{"class": name} for name in explanation.classes]
+    if model.group is not None:
+        p, mean = model.group.p.reshape(shape), model.group.mean.reshape(shape)
+        for k, each in enumerate(classes):
+            each["n_significant"] = int(((p[k] <= 0.05) & (mean[k] > 0)).sum())
+            each["least_p"] = float(p[k][mean[k] > 0].min(initial=1.0))
     checks = model.sanity.to_table().to_dict("records")
+    left_out = len(set(samples.subjects[model.rows])) - len(model.subjects)
     return {
         "model": model.model,
         "kind": model.kind,
         "way": model.way,
         "n_samples": len(model.rows),
         "n_subjects": len(model.subjects),
-        "n_left_out": len(set(samples.subjects[model.rows])) - len(model.subjects),
-        "test": model.group.sentence,
+        "n_left_out": left_out if model.group is not None else 0,
+        "chosen": list(model.chosen),
+        "test": NOT_TESTED if model.group is None else model.group.sentence,
         "sanity": {
             "sentence": model.sanity.sentence,
             "passed": model.sanity.passed,
@@ -122,11 +146,10 @@ def _describe(model: Explained, explanation: Explanation, samples: "Samples") ->
 
 def _unit_table(model: Explained, explanation: Explanation) -> pd.DataFrame:
     """Every unit with a corrected p of .05 or less, and the largest drops of each class."""
-    shape = (len(explanation.classes), len(explanation.units))
-    mean, t, p = (
-        values.reshape(shape) for values in (model.group.mean, model.group.t, model.group.p)
-    )
-    rows = []
+    mean, rows = model.mean, []
+    t, p = (np.full(mean.shape, np.nan),) * 2
+    if model.group is not None:
+        t, p = (each.reshape(mean.shape) for each in (model.group.t, model.group.p))
     for k, label in enumerate(explanation.classes):
         largest = np.argsort(-mean[k], kind="stable")[:_MOST_UNITS]
         for unit in dict.fromkeys([*largest, *np.flatnonzero(p[k] <= 0.05)]):
@@ -153,27 +176,26 @@ def _write_maps(
     study: Study,
 ) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     shape = (len(explanation.classes), len(explanation.units))
-    group, written, tables = model.group, [], []
+    group, units, written, tables = model.group, explanation.units, [], []
     models, classes = _names(explanation)
+    top = strongest(study.explain, samples.n_voxels)
     for k, label in enumerate(explanation.classes):
-        files, images = {}, {}
-        drop, t, p = (each.reshape(shape)[k] for each in (group.mean, group.t, group.p))
-        units = explanation.units
-        values = {
-            "drop": units.spread(drop),
-            "t": units.spread(t),
-            "pfwe": units.largest(np.where(drop > 0, 1 - p, 0)),
-        }
+        drop, files = model.mean[k], {}
+        values = {"drop": units.spread(drop)}
+        if group is not None:
+            t, p = (each.reshape(shape)[k] for each in (group.t, group.p))
+            values["t"] = units.spread(t)
+            values["pfwe"] = units.largest(np.where(drop > 0, 1 - p, 0))
         for kind, each in values.items():
             file = f"maps/model-{models[model.model]}_label-{classes[label]}_{kind}.nii.gz"
-            images[kind], files[kind] = samples.to_image(each), file
-            nib.save(images[kind], folder / file)
-        peaks = _named(images["drop"], space, study.explain.top_k)
+            nib.save(samples.to_image(each), folder / file)
+            files[kind] = file
+        peaks = _named(samples.to_image(values["drop"]), space, top)
         if peaks is not None:
             own = peaks.drop(columns="shares")
             tables.append(own.assign(model=model.model, **{"class": label}))
-        top = [] if peaks is None else _largest_peaks(peaks)
-        written.append({"class": label, "files": files, "peaks": top})
+        largest = [] if peaks is None else _largest_peaks(peaks)
+        written.append({"class": label, "files": files, "peaks": largest})
     return written, tables
 
 
@@ -183,12 +205,12 @@ def _largest_peaks(peaks: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _named(image: Any, space: str | None, top_k: int) -> pd.DataFrame | None:
+def _named(image: Any, space: str | None, top: int) -> pd.DataFrame | None:
     """Clusters of the largest drops, with names; None where the space or any drop is missing."""
     if space is None or not (np.asanyarray(image.dataobj) > 0).any():
         return None
     how: dict[str, Any] = {"sign": "positive", "min_voxels": 1, "any_template": True}
-    return region_table(image, landmarks(), space=space, top_voxels=top_k, **how)
+    return region_table(image, landmarks(), space=space, top_voxels=top, **how)
 
 
 def _write_drops(folder: Path, samples: "Samples", explanation: Explanation) -> None:

@@ -1,47 +1,42 @@
 """Explanation: what the decoders of a study used, on samples that none of them was trained on."""
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
 import pandas as pd
-import sklearn
+from tqdm import tqdm
 
 from emodecode import assemble
 from emodecode.assemble import Gathered
-from emodecode.candidates import make_candidates, make_tuning
+from emodecode.candidates import make_candidates, mask_of
 from emodecode.errors import InputError
 from emodecode.explain.group import GroupMap, infer_group
-from emodecode.explain.occlusion import Occlusion, occlude_samples
-from emodecode.explain.perturb import compare_with_random
-from emodecode.explain.sanity import (
-    Check,
-    SanityReport,
-    check_edge,
-    check_labels,
-    check_removal,
-    check_weights,
+from emodecode.explain.sanity import SanityReport
+from emodecode.explain.units import (
+    Units,
+    box_units,
+    make_units,
+    region_units,
+    searchlight_units,
 )
-from emodecode.explain.units import Units, box_units, region_units, searchlight_units
+from emodecode.explanation.checks import check_model, other_settings
+from emodecode.explanation.folds import explain_fold, layers_of_part, maps_of
+from emodecode.explanation.methods import Maps, join_folds
+from emodecode.explanation.tasks import Task
 from emodecode.sections import Explain
 from emodecode.study import Study
 
 if TYPE_CHECKING:
     from emodecode.evaluate.audit import Audit
-    from emodecode.evaluate.score import Candidate
     from emodecode.evaluate.splits import Split
     from emodecode.proof import Work
     from emodecode.samples import Samples
 
-_DONORS = 10
-"""Samples of a subject and class that others take values from, at most."""
-MOST_REMOVED = 60
-"""Samples of one fold that the deletion curve is made of, at most."""
+NOT_TESTED = "S1 took the largest drops for the most significant ones: there is no test"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +54,23 @@ class Explained:
     drops : ndarray of shape (n_samples, n_units, n_classes)
         What each probability loses.
     subjects : tuple of str
-    maps : ndarray of shape (n_subjects, n_classes, n_units)
+        Empty in S1's form, whose map is of samples whoever they are of.
+    maps : ndarray of shape (n_subjects or 1, n_classes, n_units)
         Mean drop of the probability of a class over the subject's samples of that class.
-    group : GroupMap
+    group : GroupMap or None
         Of the classes' maps side by side, ``n_classes * n_units`` features: corrected for all.
+        None in S1's form.
     sanity : SanityReport
+    chosen : tuple of str
+        How samples were chosen, where that depends on the decoder.
+    predictions : DataFrame
+        Of all held-out samples, as `emodecode.evaluate.metrics.score_predictions` takes them.
+    methods : dict of str -> ndarray of shape (n_subjects, n_classes, n_features)
+        Maps by other methods.
+    notes : tuple of str
+        Methods that were left out.
+    layers : tuple of dict
+        For each fold the RDM of each layer of a network.
     """
 
     model: str
@@ -74,27 +81,48 @@ class Explained:
     drops: np.ndarray
     subjects: tuple[str, ...]
     maps: np.ndarray
-    group: GroupMap
+    group: GroupMap | None
     sanity: SanityReport
+    chosen: tuple[str, ...] = ()
+    predictions: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    methods: Maps = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+    layers: tuple[dict[str, np.ndarray], ...] = ()
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean map of each class, (n_classes, n_units)."""
+        return self.maps.mean(axis=0)
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What all decoders of a study used, and the audit of its folds."""
+    """What all decoders of a study used, its folds and their audit."""
 
     units: Units
     classes: tuple[str, ...]
     audit: "Audit"
+    splits: "Sequence[Split]"
     models: tuple[Explained, ...]
 
 
-def explain_study(study: Study, gathered: Gathered, *, work: "Work") -> Explanation:
+def explain_study(
+    study: Study, gathered: Gathered, *, space: str | None = None, work: "Work"
+) -> Explanation:
     """Fit every decoder in every fold and occlude samples that were held out there.
+
+    Parameters
+    ----------
+    study : Study
+    gathered : Gathered
+    space : str, optional
+        Template of the images, if they are in one.
+    work : Work
 
     Raises
     ------
     InputError
-        Samples without a mask (tables, parcels), an alignment, or an atlas on another grid.
+        An alignment, a window, or an atlas on another grid.
     LeakageError
         The audit of the folds finds a leak that the study does not allow.
     """
@@ -107,34 +135,30 @@ def explain_study(study: Study, gathered: Gathered, *, work: "Work") -> Explanat
     audit = audit_split(samples.table, splits, tr_s=gathered.tr_s)
     enforce(audit, allow_leakage=study.evaluate.allow_leakage)
     units = make_study_units(study.explain, samples)
-    models, data = [m for m in study.models if m.kind != "dummy"], fingerprint_samples(samples)
+    data = fingerprint_samples(samples)
     candidates = {each.name: each for each in make_candidates(study, samples, None)}
-    found = [
-        _explain_model(
-            *(study, samples, splits, candidates[model.name]),
-            kind=model.kind,
-            data=data,
-            units=units,
-            work=work,
-        )
-        for model in models
-    ]
-    return Explanation(units, samples.classes, audit, tuple(found))
+    found = []
+    for model in (each for each in study.models if each.kind != "dummy"):
+        tasks = [
+            Task(study, candidates[model.name], split, fold, data)
+            for fold, split in enumerate(splits)
+        ]
+        explained = _explain_model(samples, units, tasks, kind=model.kind, space=space, work=work)
+        found.append(explained)
+    return Explanation(units, samples.classes, audit, splits, tuple(found))
 
 
 def refuse_unexplained(study: Study) -> None:
-    """Refuse what has no voxels to occlude.
+    """Refuse what has nothing to occlude.
 
     Raises
     ------
     InputError
-        Tables, parcels, an alignment, or nothing but a dummy.
+        No data, an alignment, windows, or nothing but a dummy.
     """
     found = None
-    if study.data.source in ("table", "design"):
-        found = f'data.source = "{study.data.source}"'
-    elif study.features.parcels is not None:
-        found = "features.parcels"
+    if study.data.source == "design":
+        found = 'data.source = "design"'
     elif study.align is not None:
         found = "[align]: voxels of a common space have no place"
     elif all(model.kind == "dummy" for model in study.models):
@@ -145,16 +169,18 @@ def refuse_unexplained(study: Study) -> None:
         raise InputError(
             f"study {study.name}",
             found=found,
-            expected="decoders of voxels in the subjects' own images",
-            remedy="Explain a study of single volumes' voxels without [align]; for regions set "
-            'explain.unit = "regions" instead of features.parcels.',
+            expected="decoders of the subjects' own voxels, parcels or columns",
+            remedy="Explain a study of single volumes without [align].",
         )
 
 
 def make_study_units(rules: Explain, samples: "Samples") -> Units:
-    """Return what is occluded together, from the study's choices."""
-    assert samples.mask is not None
-    inside = np.asanyarray(samples.mask.dataobj) != 0
+    """Return what is occluded together, from the study's choices; of tables and parcels columns."""
+    inside = mask_of(samples)
+    if inside is None or samples.mask is None:
+        names = samples.features or [f"column {number}" for number in range(samples.n_voxels)]
+        sets = {name: np.array([number]) for number, name in enumerate(names)}
+        return make_units(sets, n_features=samples.n_voxels)
     if rules.unit == "boxes":
         return box_units(inside, box_vox=rules.box_vox, stride_vox=rules.stride_vox)
     if rules.unit == "searchlights":
@@ -167,173 +193,90 @@ def make_study_units(rules: Explain, samples: "Samples") -> Units:
     return region_units(parcel_of_voxels(rules.atlas, mask_img=samples.mask))
 
 
-def choose_samples(
-    table: pd.DataFrame, rows: np.ndarray, *, per_class: int, seed: int
-) -> np.ndarray:
-    """Choose up to `per_class` samples of each class and subject among the rows."""
-    rng = np.random.default_rng(seed)
-    own = table.iloc[rows]
-    chosen = [
-        rng.permutation(rows[places])[:per_class]
-        for places in own.groupby(["subject", "label"], sort=True).indices.values()
-    ]
-    return np.sort(np.concatenate(chosen))
-
-
 def _explain_model(
-    study: Study,
     samples: "Samples",
-    splits: "Sequence[Split]",
-    candidate: "Candidate",
+    units: Units,
+    tasks: Sequence[Task],
     *,
     kind: str,
-    data: str,
-    units: Units,
+    space: str | None,
     work: "Work",
 ) -> Explained:
-    tasks = [_Task(study, candidate, split, fold, data) for fold, split in enumerate(splits)]
-    given = (samples.X, samples.table, samples.classes, units)
-    parallel = joblib.Parallel(n_jobs=work.n_jobs, max_nbytes="1M")
-    parts = parallel(
-        joblib.delayed(_explain_fold)(*given, task, work.resume, work.progress) for task in tasks
+    study, name = tasks[0].study, tasks[0].candidate.name
+    honest = study.explain.form == "honest"
+    others = other_settings(study.explain, units, mask_of(samples)) if honest else {}
+    parts = _run(samples, units, tasks, others, name, work)
+    order = np.argsort(np.concatenate([part["rows"] for part in parts]), kind="stable")
+    rows, given, drops = (
+        np.concatenate([part[each] for part in parts])[order] for each in ("rows", "given", "drops")
     )
-    rows = np.concatenate([part["rows"] for part in parts])
-    order = np.argsort(rows, kind="stable")
-    drops = np.concatenate([part["drops"] for part in parts])[order]
-    rows = rows[order]
-    subjects, maps = _subject_maps(samples.table.iloc[rows], samples.classes, drops)
-    group = infer_group(maps.reshape(len(maps), -1), seed=study.seed)
-    sanity = _check(samples, units, tasks[0], maps)
-    probabilities = np.concatenate([part["given"] for part in parts])[order]
-    way = str(parts[0]["way"])
+    table = samples.table.iloc[rows]
+    if honest:
+        subjects, maps = subject_maps(table, samples.classes, drops)
+        group = infer_group(maps.reshape(len(maps), -1), seed=study.seed)
+    else:
+        subjects, maps, group = (), _one_map(table, samples.classes, drops), None
+    sanity = check_model(samples, units, tasks[0], parts[0], maps, space=space, work=work)
+    split_maps = [
+        maps_of(part, samples.table, task.split.test)
+        for part, task in zip(parts, tasks, strict=True)
+    ]
     return Explained(
-        candidate.name, kind, way, rows, probabilities, drops, subjects, maps, group, sanity
+        model=name,
+        kind=kind,
+        way=str(parts[0]["way"]),
+        rows=rows,
+        given=given,
+        drops=drops,
+        subjects=subjects,
+        maps=maps,
+        group=group,
+        sanity=sanity,
+        chosen=tuple(dict.fromkeys(str(part["chosen"]) for part in parts if str(part["chosen"]))),
+        predictions=_predictions(samples, tasks, parts),
+        methods=join_folds(split_maps, subjects=subjects, n_voxels=samples.n_voxels),
+        notes=tuple(
+            dict.fromkeys(note for part in parts for note in json.loads(str(part["notes"])))
+        ),
+        layers=tuple(layers_of_part(part) for part in parts),
     )
 
 
-@dataclass(frozen=True)
-class _Task:
-    study: Study
-    candidate: "Candidate"
-    split: "Split"
-    fold: int
-    data: str
-
-    @property
-    def seed(self) -> int:
-        from emodecode.evaluate.score import child_seed
-
-        return child_seed(self.study.seed, self.candidate.name, self.fold)
-
-    def fit(self, X: np.ndarray, table: pd.DataFrame, labels: np.ndarray) -> Any:
-        """Fit on the fold's training samples under some labels."""
-        from emodecode.evaluate.score import fit_on_fold
-        from emodecode.samples import relabelled
-
-        if not np.array_equal(labels, table["label"].to_numpy(dtype=str)):
-            table = relabelled(table, labels)  # the votes of true labels stay as they are
-        with sklearn.config_context(enable_metadata_routing=True):
-            fitted, _, _ = fit_on_fold(
-                self.candidate,
-                *(X, labels, table, self.split),
-                tuning=make_tuning(self.study),
-                seed=self.seed,
-            )
-        return fitted
-
-    def rows(self, table: pd.DataFrame) -> np.ndarray:
-        """Held-out samples to explain, the same of every decoder."""
-        per_class, seed = self.study.explain.per_class, self.study.seed + self.fold
-        return choose_samples(table, self.split.test, per_class=per_class, seed=seed)
-
-    def donors(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-        """Samples of the same subjects whose values may stand in for theirs."""
-        theirs = np.flatnonzero(table["subject"].isin(set(table["subject"].iloc[rows])))
-        return choose_samples(table, theirs, per_class=_DONORS, seed=self.study.seed)
-
-
-def _explain_fold(
-    X: np.ndarray,
-    table: pd.DataFrame,
-    classes: tuple[str, ...],
+def _run(
+    samples: "Samples",
     units: Units,
-    task: _Task,
-    folder: Path | None,
-    progress: bool,
-) -> dict[str, np.ndarray]:
-    from emodecode.evaluate.workers import load_part, store_part
-
-    key = _key(units, task)
-    saved = load_part(key, folder)
-    if saved is not None and {"rows", "given", "drops", "way"} <= set(saved):
-        return saved
-    y = table["label"].to_numpy(dtype=str)
-    fitted, rows = task.fit(X, table, y), task.rows(table)
-    if set(map(str, fitted.classes_)) != set(classes):
-        raise InputError(
-            f"explain: fold {task.split.name}",
-            found=f"training samples of {', '.join(map(str, fitted.classes_))} only",
-            expected=f"samples of all classes ({', '.join(classes)})",
-            remedy="Choose larger folds (evaluate.split, evaluate.n_segments), or fewer classes.",
-        )
-    found = _occlude(fitted, X, table, rows, units, task, progress=progress)
-    places = [classes.index(name) for name in found.classes]
-    drops = np.zeros((len(rows), len(units), len(classes)), np.float32)
-    given = np.zeros((len(rows), len(classes)))
-    drops[:, :, places], given[:, places] = found.drops, found.given
-    part = {"rows": rows, "given": given, "drops": drops, "way": np.array(found.way)}
-    if folder is not None:
-        store_part(key, part, folder)
-    return part
-
-
-def _occlude(
-    fitted: Any,
-    X: np.ndarray,
-    table: pd.DataFrame,
-    rows: np.ndarray,
-    units: Units,
-    task: _Task,
-    *,
-    progress: bool = False,
-) -> Occlusion:
-    rules = task.study.explain
-    own, there = table.iloc[rows], task.donors(table, rows)
-    donors = (X[there], table["label"].iloc[there].tolist(), table["subject"].iloc[there].tolist())
-    return occlude_samples(
-        fitted,
-        np.asarray(X[rows], dtype=np.float32),
-        units=units,
-        fill=rules.fill,
-        labels=own["label"].tolist(),
-        subjects=own["subject"].tolist(),
-        reference=None if rules.fill in ("conditional", "zero") else X[task.split.train],
-        donors=donors if rules.fill == "conditional" else None,
-        n_draws=rules.n_draws,
-        seed=task.seed,
-        asked=_asked(fitted, own),
-        progress=progress,
+    tasks: Sequence[Task],
+    others: dict[str, Any],
+    name: str,
+    work: "Work",
+) -> list[dict[str, np.ndarray]]:
+    """Explain all folds, with a bar over them."""
+    given = (samples.X, samples.table, samples.classes, units)
+    alone = work.progress and work.n_jobs == 1
+    parallel = joblib.Parallel(n_jobs=work.n_jobs, max_nbytes="1M", return_as="generator")
+    found = parallel(
+        joblib.delayed(explain_fold)(*given, task, others, work.resume, alone) for task in tasks
     )
+    hidden = not work.progress
+    return list(tqdm(found, total=len(tasks), desc=name, unit="fold", disable=hidden))
 
 
-def _key(units: Units, task: _Task) -> str:
-    """Hash of all that a fold's part depends on."""
-    from emodecode.evaluate.workers import describe_pipeline
-
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (task.split.train, task.split.calibrate, task.split.test, *units.columns):
-        digest.update(np.ascontiguousarray(part, dtype=np.int64).data)
-        digest.update(b"|")
-    rules = task.study.explain.model_dump(exclude={"label_draws", "weight_draws", "top_k", "space"})
-    candidate = task.candidate
-    named = (rules, task.seed, task.study.seed, task.fold, make_tuning(task.study), units.names)
-    fitted = (candidate.grid, candidate.fit_on_all, candidate.choose_epoch_on_test)
-    described = describe_pipeline(candidate.pipeline)
-    digest.update(f"{task.data}|{named}|{fitted}|{described}".encode())
-    return f"explain-{digest.hexdigest()}"
+def _predictions(
+    samples: "Samples", tasks: Sequence[Task], parts: Sequence[dict[str, np.ndarray]]
+) -> pd.DataFrame:
+    """Predictions of all held-out samples, one row a sample and fold."""
+    classes, tables = samples.classes, []
+    for task, part in zip(tasks, parts, strict=True):
+        test, given = task.split.test, part["probabilities"]
+        own = samples.table.iloc[test][["subject", "run", "volume", "label"]]
+        own = own.reset_index(drop=True).assign(model=task.candidate.name, fold=task.split.name)
+        own["predicted"] = np.asarray(classes)[given.argmax(axis=1)]
+        own["row"] = test
+        tables.append(own.join(pd.DataFrame(given, columns=[f"p_{name}" for name in classes])))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _subject_maps(
+def subject_maps(
     table: pd.DataFrame, classes: tuple[str, ...], drops: np.ndarray
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Mean drop of each class over the samples of that class, of subjects that have all classes."""
@@ -346,106 +289,15 @@ def _subject_maps(
             expected="two at least: a map is tested over subjects",
             remedy="Use more subjects, or fewer classes (labels.keep).",
         )
-    maps = np.array(
-        [
-            [
-                drops[(subject == who) & (label == name), :, number].mean(axis=0)
-                for number, name in enumerate(classes)
-            ]
-            for who in names
-        ],
-        dtype=np.float64,
-    )
-    return tuple(names), maps
+    maps = [_one_map(table[subject == who], classes, drops[subject == who])[0] for who in names]
+    return tuple(names), np.array(maps)
 
 
-def _check(samples: "Samples", units: Units, task: _Task, maps: np.ndarray) -> SanityReport:
-    """Sanity checks of a decoder's maps; what needs fits is done on the first fold."""
-    assert samples.mask is not None
-    rules, table, X = task.study.explain, samples.table, samples.X
-    y, rows = samples.y, task.rows(table)
-    fitted = task.fit(X, table, y)
-
-    def map_of(decoder: Any, *, of: np.ndarray = rows) -> np.ndarray:
-        found = _occlude(decoder, X, table, of, units, task)
-        return found.drop_of(table["label"].iloc[of].tolist()).mean(axis=0)
-
-    inside = np.asanyarray(samples.mask.dataobj) != 0
-    mean = units.spread(maps.mean(axis=(0, 1)))
-    checks = [
-        _tried("edge", lambda: check_edge(mean, mask=inside)),
-        _tried("deletion", lambda: _removal(fitted, X, table, rows, units, task)),
+def _one_map(table: pd.DataFrame, classes: tuple[str, ...], drops: np.ndarray) -> np.ndarray:
+    """Mean drop of each class over all samples of that class, (1, n_classes, n_units)."""
+    label = table["label"].to_numpy(dtype=str)
+    means = [
+        drops[label == name, :, number].mean(axis=0, dtype=np.float64)
+        for number, name in enumerate(classes)
     ]
-    seed = task.study.seed
-    if rules.weight_draws and _has_weights(fitted):
-        ask = partial(check_weights, map_of, fitted, n_draws=rules.weight_draws, seed=seed)
-        checks.append(_tried("random weights", ask))
-    if rules.label_draws:
-        drawn = _exchanged(samples, rules.label_draws, seed=seed)
-        fit: Callable[[np.ndarray], Any] = partial(task.fit, X, table)
-        ask = partial(check_labels, map_of, fit, y, drawn, statistic=np.sum)
-        checks.append(_tried("random labels", ask))
-    return SanityReport(tuple(checks))
-
-
-def _tried(name: str, ask: Callable[[], Check]) -> Check:
-    """Return the check; a map that cannot be checked, since it is constant, has failed."""
-    try:
-        return ask()
-    except InputError as error:
-        return Check(name, float("nan"), error.expected, False, f"Not possible: {error.found}.")
-
-
-def _removal(
-    fitted: Any, X: np.ndarray, table: pd.DataFrame, rows: np.ndarray, units: Units, task: _Task
-) -> Any:
-    """Deletion curve of held-out samples, each in the order of its own map."""
-    rows = np.sort(np.random.default_rng(task.seed).permutation(rows)[:MOST_REMOVED])
-    own = table.iloc[rows]
-    found = _occlude(fitted, X, table, rows, units, task)
-    order = np.argsort(-units.spread(found.drop_of(own["label"].tolist())), kind="stable")
-    asked = _asked(fitted, own)
-
-    def predict(values: np.ndarray) -> np.ndarray:
-        again = {key: np.resize(value, len(values)) for key, value in asked.items()}
-        with sklearn.config_context(enable_metadata_routing=True):
-            return fitted.predict_proba(values.astype(np.float32), **again)
-
-    number = {str(name): k for k, name in enumerate(fitted.classes_)}
-    comparison = compare_with_random(
-        predict,
-        np.asarray(X[rows], dtype=np.float32),
-        order,
-        target=np.array([number[name] for name in own["label"]]),
-        fill=np.asarray(X[task.split.train].mean(axis=0)),
-        steps=10,
-        n_random=19,
-        seed=task.seed,
-        batch_size=len(rows),
-    )
-    return check_removal(comparison)
-
-
-def _asked(fitted: Any, table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Whom the samples are of, where a step asks for it (voxels of each subject's own)."""
-    with sklearn.config_context(enable_metadata_routing=True):
-        wants = fitted.get_metadata_routing().consumes("predict_proba", ["subjects"])
-    return {"subjects": table["subject"].to_numpy(dtype=str)} if wants else {}
-
-
-def _has_weights(fitted: Any) -> bool:
-    from emodecode.explain.sanity import layers_of
-
-    try:
-        return bool(layers_of(fitted))
-    except InputError:
-        return False
-
-
-def _exchanged(samples: "Samples", n: int, *, seed: int) -> list[np.ndarray]:
-    """Labels with whole blocks exchanged within runs, as in the test against chance."""
-    from emodecode.evaluate.exchange import make_exchange, permuted_labels
-
-    exchange = make_exchange(samples.table, classes=samples.classes)
-    codes = permuted_labels(exchange, n_permutations=n, seed=seed)[:, exchange.slot]
-    return [np.array(samples.classes)[each] for each in codes]
+    return np.array(means)[None]

@@ -1,0 +1,254 @@
+"""One form of an explanation, honest or as published: what its part of the page shows."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emodecode.errors import DataMissingError
+from emodecode.report import wording
+from emodecode.report.brain import Backdrop, draw_map, make_backdrop
+from emodecode.report.drawing import class_colours
+from emodecode.report.figures import draw_roc
+from emodecode.report.geometry import describe_geometry
+from emodecode.report.glass import draw_glass, draw_mosaic
+from emodecode.report.methods_maps import describe_methods
+from emodecode.report.scatter3d import outline_of, scatter_block
+from emodecode.report.surface import draw_surface
+from emodecode.samples import read_table
+
+WAYS = {
+    "incremental": "exactly, by the differences that reach the network's output",
+    "closed form": "exactly, in closed form (the decoder is linear)",
+    "batched": "exactly, by decoding every changed volume",
+}
+FILLS = {
+    "conditional": "values of samples of the same subject under other labels",
+    "voxel_mean": "each voxel's mean over the training samples",
+    "volume_mean": "the volume's own mean",
+    "zero": "zeros. In data that were not standardised a zero is a hole that no volume has",
+    "noise": "noise with each voxel's mean and spread in the training samples",
+}
+UNITS = {
+    "boxes": "boxes of {box_vox} voxels, every {stride_vox}",
+    "searchlights": "searchlights of {radius_mm:g} mm, every {stride_vox} voxels",
+    "regions": "regions of {atlas}",
+}
+_REFERENCES = re.compile(r'(?: id="|href="#|url\(#)')
+
+
+def describe_form(folder: Path, *, full: bool = True) -> dict[str, Any]:
+    """Read a folder of `emodecode explain` and draw its figures.
+
+    Parameters
+    ----------
+    folder : Path
+    full : bool
+        Draw every map in all ways; else in three cuts only.
+
+    Raises
+    ------
+    DataMissingError
+        No ``explanation.json`` in the folder.
+    """
+    path = folder / "explanation.json"
+    if not path.is_file():
+        raise DataMissingError(
+            str(path),
+            found="no such file",
+            expected="a folder that `emodecode explain` wrote",
+            remedy="Correct the path.",
+        )
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    choices, classes = told["choices"], told["classes"]
+    backdrop = outline = None
+    if told["in_place"]:
+        backdrop = make_backdrop(folder / "mask.nii.gz", space=told["space"])
+        outline = outline_of(folder / "mask.nii.gz", space=told["space"])
+    others = _read(folder / "methods.json")
+    roc = _draw_roc(folder, told)
+    for number, model in enumerate(told["models"]):
+        model["way"] = WAYS[model["way"]]
+        model["roc"], model["scores"] = roc[model["model"]], told["scores"][model["model"]]
+        model["scatter"], model["others"] = "", None
+        stem = model["drops"].removeprefix("drops-").removesuffix(".npz")
+        if backdrop is not None and outline is not None:
+            points = read_table(folder / f"geometry/top-{stem}.tsv")
+            if len(points):
+                points["class"] = points["class"].astype(str)
+                model["scatter"] = scatter_block(
+                    points, classes=classes, outline_mm=outline, ident=f"scatter-{number}"
+                )
+            for each in model["maps"]:
+                each["pictures"] = _draw(folder, each, backdrop, told, full=full)
+            model["others"] = describe_methods(others.get(model["model"]), folder, backdrop)
+        counts = {each["class"]: each for each in model["classes"]}
+        for each in model["maps"]:
+            each |= {"n_significant": None} | counts[each["class"]]
+    units = "single columns" if not told["in_place"] else UNITS[choices["unit"]].format(**choices)
+    return told | {
+        "fill": FILLS[choices["fill"]],
+        "unit_words": units,
+        "units_table": _largest_units(folder, told) if not told["in_place"] else {},
+        "leaks": told["audit"]["verdict"] == "leak",
+        "geometry": describe_geometry(folder),
+        "s1": choices["form"] == "s1",
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _draw_roc(folder: Path, told: dict[str, Any]) -> dict[str, str]:
+    from emodecode.evaluate.roc import roc_curves
+
+    predictions = read_table(folder / "predictions.tsv")
+    classes, leaks = told["classes"], told["audit"]["verdict"] == "leak"
+    curves = roc_curves(predictions, classes, widening=told["split"]["widening"])
+    colours, found = class_colours(classes), {}
+    for index, model in enumerate(told["models"]):
+        name = model["model"]
+        drawn = curves[name]["subjects"]
+        if drawn["macro"] is None:
+            drawn = curves[name]["pooled"]
+        found[name] = draw_roc(drawn, colours, name=name, index=index, leaks=leaks)
+    return found
+
+
+def _draw(
+    folder: Path, each: dict[str, Any], backdrop: Backdrop, told: dict[str, Any], *, full: bool
+) -> list[dict[str, Any]]:
+    """Pictures of one map: three cuts, or mosaic, glass brain and surface."""
+    drop, label = folder / each["files"]["drop"], each["class"]
+    place = _largest(each["peaks"])
+    cuts = draw_map(drop, backdrop, at_mm=place)
+    found = [{"picture": cuts, "alt": f"Mean drop of {label} in three cuts", "width": 440}]
+    if not full:
+        return found
+    n_top, space = told["n_strongest"], told["space"]
+    more = [
+        (draw_mosaic(drop, backdrop), f"Mean drop of {label} in axial cuts"),
+        (draw_glass(drop, n_top=n_top, space=space), f"The {n_top} largest drops of {label}")
+        if space
+        else (None, ""),
+        (draw_surface(drop, space=space), f"Mean drop of {label} on the cortex")
+        if space
+        else (None, ""),
+    ]
+    return found + [
+        {"picture": picture, "alt": alt, "width": 1000} for picture, alt in more if picture
+    ]
+
+
+def _largest(peaks: list[dict[str, Any]]) -> list[float] | None:
+    return [peaks[0][name] for name in ("x_mm", "y_mm", "z_mm")] if peaks else None
+
+
+def _largest_units(folder: Path, told: dict[str, Any]) -> dict[str, dict[str, list[dict]]]:
+    """Of data without places: the columns whose drops are largest, decoder by decoder."""
+    table = pd.read_csv(folder / "units.tsv", sep="\t", dtype={"class": str, "unit": str})
+    found: dict[str, dict[str, list[dict]]] = {}
+    for model in told["models"]:
+        own = table[table["model"] == model["model"]]
+        found[model["model"]] = {
+            name: own[own["class"] == name].nlargest(8, "drop").to_dict("records")
+            for name in told["classes"]
+        }
+    return found
+
+
+def below(text: str, *, folder: str, prefix: str) -> str:
+    """Return a part of a page whose ids get a prefix and whose files lie in a folder.
+
+    Parameters
+    ----------
+    text : str
+        HTML with double quotes.
+    folder, prefix : str
+    """
+    text = _REFERENCES.sub(lambda found: found[0] + prefix, text)
+    return re.sub(r'href="(?!#|https?:)', f'href="{folder}/', text)
+
+
+def compare_forms(honest: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
+    """Return S1's figures, one row each, as published and honestly, of one decoder."""
+    names = [model["model"] for model in honest["models"]]
+    kinds = {model["model"]: model["kind"] for model in honest["models"]}
+    own = [name for name in names if kinds[name] == "separable3d"] or names
+    name = max(own, key=lambda each: honest["scores"][each]["balanced_accuracy"]["value"])
+    sides = [_figures(form, name) for form in (published, honest)]
+    rows = [
+        {"figure": figure, "published": first, "honest": second}
+        for (figure, first), (_, second) in zip(*sides, strict=True)
+    ]
+    scores = [
+        {
+            "name": each,
+            "published": published["scores"].get(each),
+            "honest": honest["scores"][each],
+        }
+        for each in names
+    ]
+    return {"model": name, "rows": rows, "scores": scores}
+
+
+def _figures(form: dict[str, Any], name: str) -> list[tuple[str, str]]:
+    model = next(each for each in form["models"] if each["model"] == name)
+    auc = form["scores"][name]["macro_auc"]
+    layout: dict[str, Any] = next(
+        (each for each in (form["geometry"] or {}).get("models", []) if each["name"] == name), {}
+    )
+    untested = all(each.get("n_significant") is None for each in model["classes"])
+    drops = (
+        "not tested"
+        if untested
+        else wording.join_words(
+            [f"{each['class']} {each['n_significant']}" for each in model["classes"]]
+        )
+        + f" of {form['n_units']:,} units significant"
+    )
+    similar = form["geometry"]["similarity"] if form["geometry"] else None
+    return [
+        ("2: ROC, macro AUC (chance .5)", f"{wording.format_number(auc['value'])} "
+         f"{wording.format_interval(auc)}"),
+        ("3: strongest voxels", f"{drops}; {model['sanity']['sentence']}"),
+        ("4a: spatial UMAP", _clusters(layout.get("spatial"))),
+        ("4b: functional UMAP", _clusters(layout.get("functional"))),
+        ("5: network and brain", _mantel(similar, name)),
+        ("6: valence and arousal", _affect(layout.get("affect"))),
+    ]  # fmt: skip
+
+
+def _clusters(part: dict[str, Any] | None) -> str:
+    if not part:
+        return "not made"
+    if part.get("refused"):
+        return f"not made: {part['refused']}"
+    found = part.get("clusters")
+    if not found:
+        return "clusters not counted"
+    return f"{found['n']} clusters; {found['null']} in null points, {found['p']}"
+
+
+def _mantel(similar: dict[str, Any] | None, name: str) -> str:
+    if not similar or similar.get("refused"):
+        return f"not made: {similar['refused']}" if similar else "not made"
+    rows = [row for row in similar["mantel"] or [] if name in f"{row['one']} {row['other']}"]
+    if not rows:
+        return "this decoder has no layers"
+    row = rows[-1]
+    if row.get("refused"):
+        return f"not tested: {row['refused']}"
+    text = f"r = {wording.format_number(row['r'])}, exact {row['p']}"
+    return text + (f" (Pearson as S1: {row['pearson']})" if row.get("pearson") else "")
+
+
+def _affect(part: dict[str, Any] | None) -> str:
+    if not part:
+        return "not made"
+    if part.get("refused"):
+        return f"not made: {part['refused']}"
+    return part.get("sentence") or "made"
