@@ -1,20 +1,29 @@
 """`emodecode explain`: files, page, tests over subjects, what is refused, what resumes."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 
 from emodecode.cli import main
 from emodecode.errors import InputError
-from emodecode.explanation import fits
+from emodecode.explanation import tasks
+from emodecode.report.scatter3d import scatter_script, script_hash
 from emodecode.study import load_study
 from emodecode.workflow import explain
 from small_study import write_small
 
-RULES = {"per_class": 4, "label_draws": 19, "weight_draws": 2, "space": "MNI152NLin6Asym"}
+RULES = {
+    "geometry": False,
+    "per_class": 4,
+    "label_draws": 19,
+    "weight_draws": 2,
+    "space": "MNI152NLin6Asym",
+}
 
 
 def _study(root, *models, **changes):
@@ -34,8 +43,11 @@ def test_a_linear_decoder_is_explained(tmp_path, capsys):
     told = json.loads((out / "explanation.json").read_text())
     (model,) = told["models"]
     assert [each["check"] for each in model["sanity"]["checks"]] == [
-        *("edge", "deletion", "random weights", "random labels")
+        *("edge", "outside the brain", "deletion", "random weights", "settings", "random labels")
     ]
+    score = told["scores"]["lda"]["balanced_accuracy"]
+    assert score["value"] > 0.9
+    assert abs(score["chance"] - 0.5) < 0.1
     with np.load(out / "drops-lda.npz") as kept:
         assert kept["drops"].shape == (24, 27, 2)
         assert set(kept["subject"]) == {"01", "02", "03"}
@@ -56,6 +68,13 @@ def test_a_linear_decoder_is_explained(tmp_path, capsys):
     page = (out / "explanation.html").read_text()
     assert model["sanity"]["sentence"] in page
     assert "data:image/png" in page
+    assert f"script-src {script_hash()}" in page
+    assert page.count(scatter_script()) == 1
+    methods = json.loads((out / "methods.json").read_text())["lda"]
+    assert set(methods["maps"]) == {"occlusion", "haufe"}
+    top = pd.read_csv(out / "geometry/top-lda.tsv", sep="\t")
+    assert (top["drop"] > 0).all()
+    assert top.groupby("class").size().max() == 22, "a tenth of 216 voxels"
 
 
 RUNNERS = ("01", "02", "03")
@@ -72,8 +91,142 @@ def test_a_network_is_explained_by_differences(tmp_path):
     assert "not known" in (tmp_path / "out/explanation.html").read_text()
     assert not (tmp_path / "out/regions.tsv").exists()
     assert [each["check"] for each in model["sanity"]["checks"]] == [
-        *("edge", "deletion", "random weights")
+        *("edge", "deletion", "random weights", "settings")
     ]
+
+
+PUBLISHED = {
+    "evaluate.split": "shuffled",
+    "evaluate.test_share": 0.3,
+    "explain.form": "s1",
+    "explain.fill": "zero",
+}
+
+
+def test_both_forms_stand_on_one_page(tmp_path):
+    out = tmp_path / "out"
+    rules = RULES | {"label_draws": 0, "weight_draws": 1}
+    study = _study(tmp_path, explain=rules, as_published=PUBLISHED)
+    told = explain(study, out, progress=False)
+    published = told["published"]
+    assert told["audit"]["verdict"] != "leak"
+    assert published["audit"]["verdict"] == "leak"
+    (model,) = published["models"]
+    # S1's map: over samples whoever they are of, without a test
+    with np.load(out / "as-published/drops-lda.npz") as kept:
+        own = kept["label"] == "fear"
+        number = list(kept["classes"]).index("fear")
+        drop = kept["drops"][own, :, number].mean(axis=0)
+        units = list(kept["units"])
+        assert (
+            kept["given"].argmax(axis=1) == np.searchsorted(kept["classes"], kept["label"])
+        ).all()
+    table = pd.read_csv(out / "as-published/units.tsv", sep="\t")
+    table = table[table["class"] == "fear"]
+    assert table["p_fwe"].isna().all()
+    assert [units[k] for k in np.argsort(-drop, kind="stable")[:10]] == list(table["unit"])
+    assert "n_significant" not in model["classes"][0]
+    assert not (out / "as-published/maps/model-lda_label-fear_t.nii.gz").exists()
+    page = (out / "explanation.html").read_text()
+    assert page.count("leaks: see audit") > 5
+    assert 'href="as-published/explanation.json"' in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert {"audit", "as-published", "as-published-audit"} <= set(ids)
+    for target in set(re.findall(r'href="#([^"]+)"', page)):
+        assert target in ids, target
+    for file in set(re.findall(r'href="([^"#:]+)"', page)):
+        assert (out / file).is_file(), file
+
+
+def test_sure_samples_are_chosen_as_s1_did():
+    rng = np.random.default_rng(0)
+    label = np.repeat(["a", "b", "c"], 40)
+    table = pd.DataFrame({"subject": "1", "label": label})
+    given = rng.dirichlet([0.2, 0.2, 0.2], size=120)
+    given[80:, 2] = given[80:].min(axis=1) / 3  # no c is decoded correctly
+    given /= given.sum(axis=1, keepdims=True)
+    rows, said = tasks.choose_confident(
+        table, np.arange(120), given, ("a", "b", "c"), per_class=5, seed=0
+    )
+    chosen = given[rows]
+    number = np.searchsorted(["a", "b", "c"], label[rows])
+    assert np.bincount(number).tolist() == [5, 5, 5]
+    sure = chosen[np.arange(15), number] >= 0.75
+    assert sure[:10].all()
+    assert set(rows[10:]) == set(80 + np.argsort(-given[80:, 2])[:5])
+    n = (given[np.arange(120), np.repeat([0, 1, 2], 40)] >= 0.75).sum()
+    assert f"{n} of 120 held-out samples" in said
+    assert "None of c" in said
+
+
+@pytest.mark.slow  # UMAP
+def test_geometry_is_written_and_drawn(tmp_path):
+    out = tmp_path / "out"
+    explain(_study(tmp_path, explain=RULES | {"geometry": True}), out, progress=False)
+    geometry = json.loads((out / "geometry.json").read_text())
+    assert "3 classes" in geometry["rsa"]["refused"]
+    table = pd.read_csv(out / "geometry/spatial-lda.tsv", sep="\t")
+    assert set(table["class"]) == {"fear", "joy"}
+    assert 'id="geometry"' in (out / "explanation.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["table", "parcels"])
+def test_columns_that_are_no_voxels(tmp_path, kind):
+    """Their drops are tested and named; there are no maps."""
+    rules = RULES | {"label_draws": 0, "weight_draws": 1}
+    if kind == "parcels":
+        write_small(tmp_path)
+        mask = nib.load(tmp_path / "mask.nii.gz")
+        labels = np.zeros(mask.shape, np.int16)
+        labels[:2], labels[2:4], labels[4:] = 1, 2, 3
+        nib.save(nib.Nifti1Image(labels, mask.affine), tmp_path / "atlas.nii.gz")
+        study = _study(tmp_path, explain=rules, features={"parcels": "atlas.nii.gz"})
+    else:
+        study = _write_columns(tmp_path, rules)
+    out = tmp_path / "out"
+    told = explain(study, out, progress=False)
+    assert not told["in_place"]
+    assert told["n_units"] == 3
+    units = pd.read_csv(out / "units.tsv", sep="\t")
+    first = units.sort_values("drop", ascending=False).groupby("class").first()["unit"].to_dict()
+    if kind == "table":
+        assert set(first.values()) == {"speaks"}
+    page = (out / "explanation.html").read_text()
+    assert "single columns" in page
+    assert not (out / "maps").exists()
+
+
+def _write_columns(root, rules):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"subject": f"{who:02d}", "emotion": name, "quiet": rng.normal(), "also": rng.normal()}
+        | {"speaks": rng.normal() + 6 * (name == "joy")}
+        for who in range(6)
+        for name in ("fear", "joy")
+        for _ in range(4)
+    ]
+    (root / "data").mkdir()
+    pd.DataFrame(rows).to_csv(root / "data/values.csv", index=False)
+    (root / "study.toml").write_text(
+        tomli_w.dumps(
+            {
+                "name": "columns",
+                "data": {
+                    "source": "table",
+                    "path": "data",
+                    "files": ["values.csv"],
+                    "subject": "subject",
+                    "label": "emotion",
+                },
+                "labels": {"source": "data"},
+                "evaluate": {"split": "leave_one_subject_out", "n_permutations": 20},
+                "models": [{"name": "lda"}],
+                "explain": rules,
+            }
+        )
+    )
+    return load_study(root / "study.toml")
 
 
 @pytest.mark.parametrize("unit", ["searchlights", "regions"])
@@ -90,7 +243,7 @@ def test_other_units(tmp_path, unit):
 
 def test_finished_folds_are_not_fitted_again(tmp_path, monkeypatch):
     study = _study(tmp_path)
-    real, fitted = fits._Task.fit, []
+    real, fitted = tasks.Task.fit, []
 
     def fit(self, X, table, labels):
         fitted.append(self.fold)
@@ -98,7 +251,7 @@ def test_finished_folds_are_not_fitted_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(self, X, table, labels)
 
-    monkeypatch.setattr(fits._Task, "fit", fit)
+    monkeypatch.setattr(tasks.Task, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
         explain(study, tmp_path / "out", progress=False)
     assert not (tmp_path / "out/explanation.json").exists()
@@ -120,7 +273,6 @@ def test_finished_folds_are_not_fitted_again(tmp_path, monkeypatch):
             {"models": [{"name": "separable3d", "params": {"window": 2}}]},
             "a network that reads windows",
         ),
-        ({"features": {"parcels": "atlas.nii.gz"}}, "features.parcels"),
         ({"explain": {"unit": "regions"}}, "needs atlas"),
         ({"explain": {"space": "T1w", "label_draws": 0}}, "space"),
         ({"explain": {"box": 2}}, "unknown key 'explain.box'"),
@@ -134,10 +286,27 @@ def test_what_cannot_be_explained_is_named(tmp_path, change, words):
     assert not (tmp_path / "out/explanation.json").exists()
 
 
+def test_a_fit_with_exchanged_labels_is_kept(tmp_path, monkeypatch):
+    study = _study(tmp_path)
+    real, fitted = tasks.Task.fit, []
+
+    def fit(self, X, table, labels):
+        fitted.append(self.fold)
+        if len(fitted) == 10:
+            raise KeyboardInterrupt
+        return real(self, X, table, labels)
+
+    monkeypatch.setattr(tasks.Task, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        explain(study, tmp_path / "out", progress=False)
+    explain(study, tmp_path / "out", progress=False)
+    assert len(fitted) == 10 + 19 - 6, "three folds and six labellings are done"
+
+
 def test_classes_of_a_subject_are_explained_alike():
     table = pd.DataFrame(
         {"subject": ["1"] * 9 + ["2"] * 5, "label": list("aaaaabbbb") + list("aabbb")}
     )
-    rows = fits.choose_samples(table, np.arange(14), per_class=3, seed=0)
+    rows = tasks.choose_samples(table, np.arange(14), per_class=3, seed=0)
     counts = table.iloc[rows].groupby(["subject", "label"]).size()
     assert counts.to_dict() == {("1", "a"): 3, ("1", "b"): 3, ("2", "a"): 2, ("2", "b"): 3}

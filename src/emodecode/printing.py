@@ -186,19 +186,32 @@ def _number(value: float | None) -> str:
 
 def print_explanation(told: dict[str, Any]) -> None:
     """Print for each decoder how its maps were checked, what drops, and where."""
+    if "published" in told:
+        print("AS PUBLISHED")
+        print_explanation(told["published"])
+        print("\nHONEST")
     choices = told["choices"]
+    unit = choices["unit"] if told["in_place"] else "columns"
     print(
-        f"{told['n_units']:,} {choices['unit']}, fill {choices['fill']}; "
+        f"{told['n_units']:,} {unit}, fill {choices['fill']}; "
         f"audit of the folds: {told['audit']['verdict']}"
     )
     for model in told["models"]:
+        score = told["scores"][model["model"]]["balanced_accuracy"]
         print(f"\n{model['model']} ({model['n_samples']:,} held-out samples, {model['way']})")
+        print(
+            f"  balanced accuracy {_number(score['value'])} "
+            f"[{_number(score['low'])}, {_number(score['high'])}] over subjects, "
+            f"chance {_number(score['chance'])}, p {_number(score.get('p'))}~"
+        )
         print(f"  {model['sanity']['sentence']}")
         for each, map_ in zip(model["classes"], model["maps"], strict=True):
-            found = (
-                f"{each['n_significant']} units drop significantly (family-wise p <= .05), "
-                f"least p {each['least_p']:.2g}"
-            )
+            found = "not tested"
+            if "n_significant" in each:
+                found = (
+                    f"{each['n_significant']} units drop significantly (family-wise p <= .05), "
+                    f"least p {each['least_p']:.2g}"
+                )
             names = ", ".join(dict.fromkeys(peak["place"] for peak in map_["peaks"][:5]))
             print(f"  {each['class']:<16}{found}{'; largest: ' + names if names else ''}")
     if told["space"] is None:

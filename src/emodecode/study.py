@@ -29,6 +29,7 @@ from emodecode.sections import (
 
 PUBLISHED_KEYS = (
     *("evaluate.", "align.", "models"),
+    "explain.",
     *("features.fit_on", "features.n_voxels", "features.select_by"),
 )
 """Keys that the published form of a study may change: both forms use the same samples."""

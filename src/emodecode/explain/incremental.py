@@ -25,7 +25,6 @@ from emodecode.explain.boxes import Boxes, count_pairs, groups, keys, offsets, r
 from emodecode.explain.trace import Cut, Op, Traced, Triple, ops_before, trace
 
 
-
 @dataclass(frozen=True)
 class Limits:
     """How much is worked on at a time.

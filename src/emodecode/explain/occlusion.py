@@ -257,7 +257,8 @@ class _Network:
         self.n_units = len(units)
         common = max(self.groups, key=lambda each: len(each[1]))[0]
         self.plans = [
-            Plan(module.to(self.device).network, self.shape, common) for module in classifier.modules_
+            Plan(module.to(self.device).network, self.shape, common)
+            for module in classifier.modules_
         ]
 
     def __call__(self, x: np.ndarray, fill: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray]:

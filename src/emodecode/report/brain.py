@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emodecode.report.drawing import DOTS_PER_INCH, INK, SOFT, drawn_style, new_figure, to_png
+from emodecode.report.drawing import DOTS_PER_INCH, INK, SOFT, drawn_style, grey_png, new_figure
 from emodecode.report.folder import load_image
 
 MASK_COLOUR = (0.14, 0.33, 0.48)
@@ -65,7 +65,7 @@ def draw_mask(mask: Path, backdrop: Backdrop) -> str:
     with drawn_style():
         figure = new_figure(720, 230)
         _draw_cuts(figure, backdrop, colours, middle, right=0)
-        return to_png(figure, scale=1.8)
+        return grey_png(figure, scale=1.8)
 
 
 def draw_map(map_file: Path, backdrop: Backdrop, *, at_mm: list[float] | None) -> str:
@@ -89,7 +89,7 @@ def draw_map(map_file: Path, backdrop: Backdrop, *, at_mm: list[float] | None) -
         figure = new_figure(440, 150)
         _draw_cuts(figure, backdrop, colours, place, right=52)
         _draw_scale(figure, limit)
-        return to_png(figure, scale=1.7)
+        return grey_png(figure, scale=1.7)
 
 
 def _draw_cuts(figure, backdrop: Backdrop, colours: np.ndarray, place, *, right: float) -> None:

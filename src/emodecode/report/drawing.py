@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 INK, SOFT, FAINT, PAPER = "#1c2733", "#5c6b7a", "#d9dfe5", "#ffffff"
 LEAK_INK = "#a4262c"
 
@@ -125,6 +127,33 @@ def to_png(figure, *, colours: int = 160, scale: float = 2.0) -> str:
     # "maximum coverage" keeps colours that few pixels have: a small blob must not lose its sign
     few = image.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
+
+
+def grey_png(figure, *, scale: float = 1.6) -> str:
+    """Return the figure as a ``data:`` address of a PNG of few colours whose greys stay grey.
+
+    `to_png` chooses its colours among all pixels, which tints the anatomy where the map
+    is empty. Here 56 greys stand apart from 200 colours.
+    """
+    from PIL import Image
+
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH * scale, metadata={"Software": None})
+    pixels = np.asarray(Image.open(buffer).convert("RGB"))
+    tinted = np.ptp(pixels, axis=2) > 2
+    levels = np.round(pixels[..., 1] / 255 * 55).astype(np.uint8)
+    palette = np.repeat(np.round(np.arange(56) / 55 * 255).astype(np.uint8)[:, None], 3, axis=1)
+    if tinted.any():
+        few = Image.fromarray(pixels[tinted][None]).quantize(
+            200, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
+        levels[tinted] = 56 + np.asarray(few)[0]
+        chosen = np.array(few.getpalette(), dtype=np.uint8).reshape(-1, 3)[:200]
+        palette = np.concatenate([palette, chosen])
+    image = Image.fromarray(levels).convert("P")
+    image.putpalette(palette.ravel().tolist())
+    image.save(small, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
 
 

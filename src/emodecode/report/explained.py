@@ -33,7 +33,7 @@ def render_explained(folder: Path) -> str:
     other = folder / PUBLISHED
     if other.is_dir():
         published = describe_form(other, full=False)
-        compared = compare_forms(honest, published) | {"leaks": published["leaks"]}
+        compared = compare_forms(honest, published)
         second = below(_render(published), folder=PUBLISHED, prefix=f"{PUBLISHED}-")
     return (
         environment()

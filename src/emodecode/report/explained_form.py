@@ -73,6 +73,9 @@ def describe_form(folder: Path, *, full: bool = True) -> dict[str, Any]:
         model["way"] = WAYS[model["way"]]
         model["roc"], model["scores"] = roc[model["model"]], told["scores"][model["model"]]
         model["scatter"], model["others"] = "", None
+        accuracy = model["scores"]["balanced_accuracy"]
+        p = accuracy.get("p")
+        model["above_chance"] = p is not None and p <= 0.05
         stem = model["drops"].removeprefix("drops-").removesuffix(".npz")
         if backdrop is not None and outline is not None:
             points = read_table(folder / f"geometry/top-{stem}.tsv")
@@ -95,6 +98,7 @@ def describe_form(folder: Path, *, full: bool = True) -> dict[str, Any]:
         "leaks": told["audit"]["verdict"] == "leak",
         "geometry": describe_geometry(folder),
         "s1": choices["form"] == "s1",
+        "colours": class_colours(classes),
     }
 
 
@@ -192,7 +196,8 @@ def compare_forms(honest: dict[str, Any], published: dict[str, Any]) -> dict[str
         }
         for each in names
     ]
-    return {"model": name, "rows": rows, "scores": scores}
+    leaks = {"leaks": published["leaks"], "href": ""}  # the mark leads to the published form
+    return {"model": name, "rows": rows, "scores": scores} | leaks
 
 
 def _figures(form: dict[str, Any], name: str) -> list[tuple[str, str]]:

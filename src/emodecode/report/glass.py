@@ -1,7 +1,5 @@
 """A whole map at a glance: the glass brain of its largest values and a mosaic of axial cuts."""
 
-import base64
-import io
 import warnings
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from emodecode.report.drawing import (
     INK,
     SOFT,
     drawn_style,
+    grey_png,
     new_figure,
 )
 from emodecode.report.folder import load_image
@@ -172,33 +171,6 @@ def scale_end(values: np.ndarray) -> float:
     sizes = np.abs(values[values != 0])
     end, largest = float(np.percentile(sizes, 99.8)), float(sizes.max())
     return largest if largest <= 1.1 * end else end
-
-
-def grey_png(figure, *, scale: float = 1.6) -> str:
-    """Return the figure as a ``data:`` address of a PNG of few colours whose greys stay grey.
-
-    `drawing.to_png` chooses its colours among all pixels, which tints the anatomy where the map
-    is empty. Here 56 greys stand apart from 200 colours.
-    """
-    from PIL import Image
-
-    buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH * scale, metadata={"Software": None})
-    pixels = np.asarray(Image.open(buffer).convert("RGB"))
-    tinted = np.ptp(pixels, axis=2) > 2
-    levels = np.round(pixels[..., 1] / 255 * 55).astype(np.uint8)
-    palette = np.repeat(np.round(np.arange(56) / 55 * 255).astype(np.uint8)[:, None], 3, axis=1)
-    if tinted.any():
-        few = Image.fromarray(pixels[tinted][None]).quantize(
-            200, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )
-        levels[tinted] = 56 + np.asarray(few)[0]
-        chosen = np.array(few.getpalette(), dtype=np.uint8).reshape(-1, 3)[:200]
-        palette = np.concatenate([palette, chosen])
-    image = Image.fromarray(levels).convert("P")
-    image.putpalette(palette.ravel().tolist())
-    image.save(small, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
 
 
 def faint_colours(values: np.ndarray, limit: float) -> np.ndarray:

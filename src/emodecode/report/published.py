@@ -5,7 +5,7 @@ from typing import Any
 from emodecode.report import wording
 from emodecode.report.folder import PUBLISHED, ResultsFolder
 
-NOT_COMPARED = ("as_published", "evaluate.allow_leakage", "title", "description", "name")
+NOT_COMPARED = ("as_published", "explain", "evaluate.allow_leakage", "title", "description", "name")
 NAMES = {
     "evaluate.split": "split",
     "features.fit_on": "voxels selected on",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from emodecode.report.brain import looks_like_mni
-from emodecode.report.drawing import DOTS_PER_INCH, SOFT, drawn_style, new_figure
+from emodecode.report.drawing import DOTS_PER_INCH, SOFT, drawn_style, grey_png, new_figure
 from emodecode.report.folder import load_image
-from emodecode.report.glass import draw_scale, faint_colours, grey_png, scale_end
+from emodecode.report.glass import draw_scale, faint_colours, scale_end
 
 NOTE = (
     "Values on the surface are read from the volume: at each point the mean of five depths between "
