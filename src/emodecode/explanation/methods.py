@@ -101,7 +101,7 @@ def fold_maps(
             notes.append(explain)
             continue
         given = (explain, X, table, chosen)
-        bar = tqdm(subjects, desc=method, unit="subject", disable=not progress)
+        bar = tqdm(subjects, desc=method, unit="subject", leave=False, disable=not progress)
         try:
             maps[method] = _class_means(*given, classes=names, known=known, subjects=bar)
         except InputError as error:
@@ -180,7 +180,7 @@ def _haufe(
         if own.sum() < 2:
             continue
         samples = X[test[own]]
-        patterns = np.concatenate([haufe_patterns(samples, each[None]) for each in weights])
+        patterns = haufe_patterns(samples, weights, jointly=False)
         if len(patterns) == 1:
             patterns = np.concatenate([-patterns, patterns])
         for name, pattern in zip(order, patterns, strict=True):
