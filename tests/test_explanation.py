@@ -230,7 +230,7 @@ def _write_columns(root, rules):
 
 
 @pytest.mark.parametrize("unit", ["searchlights", "regions"])
-def test_other_units(tmp_path, unit):
+def test_other_units(tmp_path, unit, no_page):
     rules = RULES | {"unit": unit, "label_draws": 0, "stride_vox": 3, "atlas": "atlas.nii.gz"}
     study = _study(tmp_path, explain=rules)
     mask = nib.load(tmp_path / "mask.nii.gz")
@@ -241,7 +241,12 @@ def test_other_units(tmp_path, unit):
     assert told["n_units"] == (2 if unit == "regions" else 8)
 
 
-def test_finished_folds_are_not_fitted_again(tmp_path, monkeypatch):
+@pytest.fixture
+def no_page(monkeypatch):
+    monkeypatch.setattr("emodecode.report.explained.write_explained_page", lambda folder: folder)
+
+
+def test_finished_folds_are_not_fitted_again(tmp_path, monkeypatch, no_page):
     study = _study(tmp_path)
     real, fitted = tasks.Task.fit, []
 
@@ -286,7 +291,7 @@ def test_what_cannot_be_explained_is_named(tmp_path, change, words):
     assert not (tmp_path / "out/explanation.json").exists()
 
 
-def test_a_fit_with_exchanged_labels_is_kept(tmp_path, monkeypatch):
+def test_a_fit_with_exchanged_labels_is_kept(tmp_path, monkeypatch, no_page):
     study = _study(tmp_path)
     real, fitted = tasks.Task.fit, []
 
