@@ -116,7 +116,13 @@ def with_monai(module: nn.Module, volume: torch.Tensor, n: int) -> float:
 
     edge = math.ceil(n ** (1 / 3))
     explain = OcclusionSensitivity(
-        module, mask_size=2, n_batch=64 if GPU else 4, verbose=False, mode=0.0, overlap=0.0, activate=False
+        module,
+        mask_size=2,
+        n_batch=64 if GPU else 4,
+        verbose=False,
+        mode=0.0,
+        overlap=0.0,
+        activate=False,
     )
     calls = [0]
     handle = module.register_forward_hook(

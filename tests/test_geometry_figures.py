@@ -13,8 +13,7 @@ import pytest
 
 from emodecode.errors import DataMissingError, InputError
 from emodecode.explain.affect import fit_overlay, fit_procrustes
-from emodecode.report import geometry as drawn
-from emodecode.report import wording
+from emodecode.report import embedding_figures, wording
 from emodecode.report.drawing import class_colours, drawn_style, new_figure
 from emodecode.report.geometry import describe_geometry
 from emodecode.report.page import environment, style
@@ -152,13 +151,13 @@ def page(folder) -> str:
 def figures(monkeypatch) -> list:
     """Keep every figure of the embeddings that is drawn."""
     kept: list = []
-    made = drawn._picture
+    made = embedding_figures._picture
 
     def keep(figure, dots, *, name, alt):
         kept.append(figure)
         return made(figure, dots, name=name, alt=alt)
 
-    monkeypatch.setattr(drawn, "_picture", keep)
+    monkeypatch.setattr(embedding_figures, "_picture", keep)
     return kept
 
 

@@ -10,8 +10,10 @@ from scipy import stats
 from emodecode.explain.crossnobis import crossnobis_rdm, subject_rdms
 from emodecode.explain.noise import cell_residuals, estimate_noise
 from emodecode.explain.rdm import condition_means, correlation_rdm, distance_rdm, pairs_of
-from emodecode.explanation import similarity
-from emodecode.explanation.similarity import class_means, describe_similarity, partitions
+from emodecode.explanation import brain_rdms
+from emodecode.explanation.brain_rdms import class_means, partitions
+from emodecode.explanation.similarity import describe_similarity
+from emodecode.features.clean import centre
 from emodecode.read.table import read_feature_tables
 from emodecode.samples import TABLE_COLUMNS, Samples
 
@@ -65,6 +67,30 @@ def test_brain_rdms_are_those_of_the_building_blocks():
     assert [row["distance"] for row in brains] == ["crossnobis", "1 - r"]
     np.testing.assert_allclose(brains[0]["values"], crossed.mean(axis=0), atol=1e-12)
     assert "cross-validated over runs" in brains[0]["sentence"]
+
+
+def test_cancelling_classes_are_said_to_shift_1_r():
+    plain = _samples(1, n_subjects=3)
+    centred = Samples(X=centre(plain.X, plain.table, by="subject"), table=plain.table)
+    for published, whose in ((False, "Each subject's mean"), (True, "The mean")):
+        found, _ = describe_similarity(centred, published=published, **QUICK)
+        rdm = _one(found, "rdms", name="brain (1 - r)")
+        assert f"{whose} over the classes is about zero" in rdm["sentence"]
+        assert "near 5/4 = 1.25" in rdm["sentence"]
+        assert pairs_of(np.array(rdm["values"])).mean() == pytest.approx(1.25, abs=0.02)
+        found, _ = describe_similarity(plain, published=published, **QUICK)
+        rdm = _one(found, "rdms", name="brain (1 - r)")
+        assert "about zero" not in rdm["sentence"]
+        assert pairs_of(np.array(rdm["values"])).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_one_subject_whose_classes_do_not_cancel_keeps_the_sentence_away():
+    samples = _samples(1, n_subjects=3)
+    X = centre(samples.X, samples.table, by="subject")
+    for shift, said in ((np.full(40, 9.0), True), (np.linspace(-1, 1, 40), False)):
+        moved = np.where(samples.subjects[:, None] == "01", X + shift, X).astype(np.float32)
+        found, _ = describe_similarity(Samples(X=moved, table=samples.table), **QUICK)
+        assert ("about zero" in _one(found, "rdms", name="brain (1 - r)")["sentence"]) is said
 
 
 def test_a_planted_geometry_is_told_from_others():
@@ -207,7 +233,7 @@ def test_single_samples_are_whitened_by_the_other_subjects():
 
 def test_large_subjects_lose_samples_evenly(monkeypatch):
     samples = _samples(5, n_subjects=2, per_run=6)
-    monkeypatch.setattr(similarity, "MOST_VALUES", 45 * samples.n_voxels)
+    monkeypatch.setattr(brain_rdms, "MOST_VALUES", 45 * samples.n_voxels)
     found, arrays = describe_similarity(samples, **QUICK)
     assert "Of 2 subjects samples were left out" in found["rdms"][0]["sentence"]
     rows = np.flatnonzero(samples.subjects == "00")

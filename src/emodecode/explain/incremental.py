@@ -158,6 +158,7 @@ class Followed:
             values = plan.traced.values(volume[None, None].clone(), keep)
             self.base = values[plan.cut.nodes[-1]]
             self.logits = plan.rest(self.base.clone())[0]
+        self.memory: dict[Op, torch.Tensor] = {}
         self.caches = {op: patches.Cache(values[op.node][0]) for op in plan.cached}
 
     def run(self, start: np.ndarray, changes: torch.Tensor) -> torch.Tensor:
@@ -194,7 +195,7 @@ class Followed:
                 if math.prod(size):
                     tasks.append((piece, boxes, group, size))
                     counts[size] += len(group)
-        found = {size: self._empty(stage, size, n, pieces[0].patch) for size, n in counts.items()}
+        found = self._empty(stage, counts, pieces[0].patch)
         filled = dict.fromkeys(counts, 0)
         for piece, boxes, group, size in tasks:
             step = _step(stage.ops, boxes, group[0], piece.patch)
@@ -209,9 +210,24 @@ class Followed:
                 filled[size] = part.stop
         return list(found.values())
 
-    def _empty(self, stage: Stage, size: tuple[int, ...], n: int, like: torch.Tensor) -> Piece:
-        patch = like.new_zeros(*size, n, stage.last.n_channels)
-        return Piece(np.empty(n, dtype=np.int64), np.empty((n, 3), dtype=np.int64), patch)
+    def _empty(
+        self, stage: Stage, counts: dict[tuple[int, ...], int], like: torch.Tensor
+    ) -> dict[tuple[int, ...], Piece]:
+        """Return zeros for what comes out of a stage, in memory that the last block used."""
+        n_channels = stage.last.n_channels
+        lengths = [math.prod(size) * n * n_channels for size, n in counts.items()]
+        memory = self.memory.get(stage.last)
+        if memory is None or len(memory) < sum(lengths):
+            memory = self.memory[stage.last] = like.new_empty(sum(lengths))
+        parts = memory[: sum(lengths)].zero_().split(lengths)
+        return {
+            size: Piece(
+                np.empty(n, dtype=np.int64),
+                np.empty((n, 3), dtype=np.int64),
+                part.view(*size, n, n_channels),
+            )
+            for (size, n), part in zip(counts.items(), parts, strict=True)
+        }
 
     def _carry(
         self, stage: Stage, boxes: dict[Op, Boxes], given: torch.Tensor, into: torch.Tensor

@@ -179,7 +179,13 @@ def occlude_samples(
     way, explain = _way(fitted, units, asked)
     occluded = np.zeros((len(X), len(units), len(fitted.classes_)))
     given = np.empty((len(X), len(fitted.classes_)))
-    bar = tqdm(total=len(fills) * len(X), desc="occlusion", unit="volume", leave=False, disable=not progress)
+    bar = tqdm(
+        total=len(fills) * len(X),
+        desc="occlusion",
+        unit="volume",
+        leave=False,
+        disable=not progress,
+    )
     with bar, one_thread(), full_precision():
         for number in range(len(X)):
             for each in fills:
