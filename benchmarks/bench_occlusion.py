@@ -4,7 +4,7 @@
     python benchmarks/bench_occlusion.py --device cuda [--positions 4096]
 
 One thread, CPU seconds of this process; on a GPU seconds on the clock, and how far its logits are
-from a forward pass in float64 on the CPU. Boxes of 2x2x2 voxels at a stride of 2, filled with 0. The
+from a forward pass in float64 on the CPU. Boxes of 2x2x2 voxels, stride 2, filled with 0. The
 whole map is measured by differences (with what is computed once for the volume; of ResNets a
 quarter of it); the others are measured on at least so many positions and extrapolated to the map,
 in turns with ours.

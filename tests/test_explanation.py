@@ -250,11 +250,11 @@ def test_finished_folds_are_not_fitted_again(tmp_path, monkeypatch, no_page):
     study = _study(tmp_path)
     real, fitted = tasks.Task.fit, []
 
-    def fit(self, X, table, labels):
+    def fit(self, X, table, labels, *, ledger=None):
         fitted.append(self.fold)
         if len(fitted) == 3:
             raise KeyboardInterrupt
-        return real(self, X, table, labels)
+        return real(self, X, table, labels, ledger=ledger)
 
     monkeypatch.setattr(tasks.Task, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
@@ -295,11 +295,11 @@ def test_a_fit_with_exchanged_labels_is_kept(tmp_path, monkeypatch, no_page):
     study = _study(tmp_path)
     real, fitted = tasks.Task.fit, []
 
-    def fit(self, X, table, labels):
+    def fit(self, X, table, labels, *, ledger=None):
         fitted.append(self.fold)
         if len(fitted) == 10:
             raise KeyboardInterrupt
-        return real(self, X, table, labels)
+        return real(self, X, table, labels, ledger=ledger)
 
     monkeypatch.setattr(tasks.Task, "fit", fit)
     with pytest.raises(KeyboardInterrupt):

@@ -188,11 +188,14 @@ def explain(
     require_installed("torch", "torch")
     if model is not None:
         study = study.model_copy(update={"models": [choose_model(study, model)]})
-    assemble.refuse_at_once(study)
-    refuse_unexplained(study)
-    if study.explain.space:
-        check_space(study.explain.space, landmarks(), any_template=True)
     published = published_form(study) if study.as_published else None
+    if published is not None and model is not None:
+        published = published.model_copy(update={"models": [choose_model(published, model)]})
+    for each in [study] if published is None else [study, published]:
+        assemble.refuse_at_once(each)
+        refuse_unexplained(each)
+        if each.explain.space:
+            check_space(each.explain.space, landmarks(), any_template=True)
     with open_output(out, overwrite=overwrite) as staging:
         work = Work(out / RESUME_FOLDER, n_jobs, None, progress)
         gathered = assemble.gather(study, work=work.resume, progress=progress)

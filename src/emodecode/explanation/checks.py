@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
+from tqdm import tqdm
 
 from emodecode.candidates import mask_of
 from emodecode.explain.sanity import Check, SanityReport, check_edge, check_labels, check_outside
@@ -94,21 +95,29 @@ def _check_labels(
     """Compare the first fold's map with those of decoders trained on exchanged labels."""
     drawn = _exchanged(samples, task.study.explain.label_draws, seed=task.study.seed)
     given = (samples.X, samples.table, units, task)
-    parallel = joblib.Parallel(n_jobs=work.n_jobs, max_nbytes="1M")
-    found = parallel(
+    jobs = [
         joblib.delayed(_map_under)(*given, labels, number, work.resume)
         for number, labels in enumerate(drawn)
-    )
-    rows, label = part["rows"], samples.y[part["rows"]]
-    own = [samples.classes.index(name) for name in label]
+    ]
+    found = run_all(jobs, samples.X, name="exchanged labels", unit="fit", work=work)
     maps = {labels.tobytes(): each for labels, each in zip(drawn, found, strict=True)}
-    maps[samples.y.tobytes()] = part["drops"][np.arange(len(rows)), :, own].mean(axis=0)
+    maps[samples.y.tobytes()] = part["map"]
 
     def fit(labels: np.ndarray) -> np.ndarray:
         return maps[labels.tobytes()]
 
     ask = partial(check_labels, np.asarray, fit, samples.y, drawn, statistic=np.sum)
     return tried("random labels", ask)
+
+
+def run_all(jobs: list, X: np.ndarray, *, name: str, unit: str, work: "Work") -> list:
+    """Run joblib's jobs in the processes that `work` allows, with a bar."""
+    from emodecode.evaluate.workers import backend
+
+    with backend(None, work.n_jobs, X):
+        found = joblib.Parallel(max_nbytes="1M", return_as="generator")(jobs)
+        bar = tqdm(found, total=len(jobs), desc=name, unit=unit, disable=not work.progress)
+        return list(bar)
 
 
 def _map_under(

@@ -13,7 +13,7 @@ from emodecode.candidates import mask_of
 from emodecode.errors import InputError
 from emodecode.explain.atlas import check_space, landmarks
 from emodecode.explain.regions import region_table
-from emodecode.explanation.fits import NOT_TESTED, Explained, Explanation
+from emodecode.explanation.fits import Explained, Explanation
 from emodecode.explanation.layouts import strongest, write_geometry, write_methods, write_top
 from emodecode.explanation.scored import score_explained
 from emodecode.output import write_json
@@ -134,7 +134,7 @@ def _describe(model: Explained, explanation: Explanation, samples: "Samples") ->
         "n_subjects": len(model.subjects),
         "n_left_out": left_out if model.group is not None else 0,
         "chosen": list(model.chosen),
-        "test": NOT_TESTED if model.group is None else model.group.sentence,
+        "test": model.test,
         "sanity": {
             "sentence": model.sanity.sentence,
             "passed": model.sanity.passed,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from emodecode import assemble
 from emodecode.assemble import Gathered
@@ -23,7 +22,7 @@ from emodecode.explain.units import (
     region_units,
     searchlight_units,
 )
-from emodecode.explanation.checks import check_model, other_settings
+from emodecode.explanation.checks import check_model, other_settings, run_all
 from emodecode.explanation.folds import explain_fold, layers_of_part, maps_of
 from emodecode.explanation.methods import Maps, join_folds
 from emodecode.explanation.tasks import Task
@@ -59,7 +58,9 @@ class Explained:
         Mean drop of the probability of a class over the subject's samples of that class.
     group : GroupMap or None
         Of the classes' maps side by side, ``n_classes * n_units`` features: corrected for all.
-        None in S1's form.
+        None where nothing is tested.
+    test : str
+        How it was tested, or why not.
     sanity : SanityReport
     chosen : tuple of str
         How samples were chosen, where that depends on the decoder.
@@ -71,6 +72,8 @@ class Explained:
         Methods that were left out.
     layers : tuple of dict
         For each fold the RDM of each layer of a network.
+    fitted : tuple of list
+        For each fold what its steps were fitted on (`emodecode.evaluate.ledger`).
     """
 
     model: str
@@ -82,12 +85,14 @@ class Explained:
     subjects: tuple[str, ...]
     maps: np.ndarray
     group: GroupMap | None
+    test: str
     sanity: SanityReport
     chosen: tuple[str, ...] = ()
     predictions: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     methods: Maps = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     layers: tuple[dict[str, np.ndarray], ...] = ()
+    fitted: tuple[list[dict[str, Any]], ...] = ()
 
     @property
     def mean(self) -> np.ndarray:
@@ -127,12 +132,19 @@ def explain_study(
         The audit of the folds finds a leak that the study does not allow.
     """
     from emodecode.evaluate.audit import audit_split, enforce
+    from emodecode.evaluate.duplicates import find_duplicates
     from emodecode.evaluate.score import fingerprint_samples
 
     samples = gathered.samples
     refuse_unexplained(study)
     splits, _ = assemble.split_samples(study, samples.table)
-    audit = audit_split(samples.table, splits, tr_s=gathered.tr_s)
+    known: dict[str, Any] = {
+        "X": samples.X,
+        "duplicates": find_duplicates(samples.X, samples.table),
+        "tr_s": gathered.tr_s,
+        "timing": list(gathered.timing),
+    }
+    audit = audit_split(samples.table, splits, **known)
     enforce(audit, allow_leakage=study.evaluate.allow_leakage)
     units = make_study_units(study.explain, samples)
     data = fingerprint_samples(samples)
@@ -145,6 +157,12 @@ def explain_study(
         ]
         explained = _explain_model(samples, units, tasks, kind=model.kind, space=space, work=work)
         found.append(explained)
+    fitted = [
+        [entry for each in found for entry in each.fitted[fold]] + assemble.cleaned(samples, split)
+        for fold, split in enumerate(splits)
+    ]
+    audit = audit_split(samples.table, splits, fitted=fitted, **known)
+    enforce(audit, allow_leakage=study.evaluate.allow_leakage)
     return Explanation(units, samples.classes, audit, splits, tuple(found))
 
 
@@ -206,16 +224,14 @@ def _explain_model(
     honest = study.explain.form == "honest"
     others = other_settings(study.explain, units, mask_of(samples)) if honest else {}
     parts = _run(samples, units, tasks, others, name, work)
-    order = np.argsort(np.concatenate([part["rows"] for part in parts]), kind="stable")
-    rows, given, drops = (
-        np.concatenate([part[each] for part in parts])[order] for each in ("rows", "given", "drops")
-    )
+    rows, given, drops = _joined(parts)
     table = samples.table.iloc[rows]
     if honest:
         subjects, maps = subject_maps(table, samples.classes, drops)
-        group = infer_group(maps.reshape(len(maps), -1), seed=study.seed)
+        group, test = _test(maps, seed=study.seed)
     else:
-        subjects, maps, group = (), _one_map(table, samples.classes, drops), None
+        subjects, maps = (), _one_map(table, samples.classes, drops)
+        group, test = None, NOT_TESTED
     sanity = check_model(samples, units, tasks[0], parts[0], maps, space=space, work=work)
     split_maps = [
         maps_of(part, samples.table, task.split.test)
@@ -231,6 +247,7 @@ def _explain_model(
         subjects=subjects,
         maps=maps,
         group=group,
+        test=test,
         sanity=sanity,
         chosen=tuple(dict.fromkeys(str(part["chosen"]) for part in parts if str(part["chosen"]))),
         predictions=_predictions(samples, tasks, parts),
@@ -239,6 +256,7 @@ def _explain_model(
             dict.fromkeys(note for part in parts for note in json.loads(str(part["notes"])))
         ),
         layers=tuple(layers_of_part(part) for part in parts),
+        fitted=tuple(json.loads(str(part["ledger"])) for part in parts),
     )
 
 
@@ -252,13 +270,36 @@ def _run(
 ) -> list[dict[str, np.ndarray]]:
     """Explain all folds, with a bar over them."""
     given = (samples.X, samples.table, samples.classes, units)
-    alone = work.progress and work.n_jobs == 1
-    parallel = joblib.Parallel(n_jobs=work.n_jobs, max_nbytes="1M", return_as="generator")
-    found = parallel(
-        joblib.delayed(explain_fold)(*given, task, others, work.resume, alone) for task in tasks
-    )
-    hidden = not work.progress
-    return list(tqdm(found, total=len(tasks), desc=name, unit="fold", disable=hidden))
+    alone, in_place = work.progress and work.n_jobs == 1, mask_of(samples) is not None
+    jobs = [
+        joblib.delayed(explain_fold)(*given, task, others, work.resume, alone, in_place)
+        for task in tasks
+    ]
+    return run_all(jobs, samples.X, name=name, unit="fold", work=work)
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of all folds in order, their probabilities and drops, which leave the parts."""
+    rows = np.concatenate([part["rows"] for part in parts])
+    order = np.argsort(rows, kind="stable")
+    place = np.empty(len(rows), dtype=np.int64)
+    place[order] = np.arange(len(rows))
+    drops = np.empty((len(rows), *parts[0]["drops"].shape[1:]), dtype=np.float32)
+    start = 0
+    for part in parts:
+        stop = start + len(part["rows"])
+        drops[place[start:stop]] = part.pop("drops")
+        start = stop
+    return rows[order], np.concatenate([part["given"] for part in parts])[order], drops
+
+
+def _test(maps: np.ndarray, *, seed: int) -> tuple[GroupMap | None, str]:
+    """Test the maps over subjects; what is alike in all of them cannot be."""
+    try:
+        group = infer_group(maps.reshape(len(maps), -1), seed=seed)
+    except InputError as error:
+        return None, f"not possible: {error.found}"
+    return group, group.sentence
 
 
 def _predictions(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_REMOVED = 60
 """Samples of one fold that the deletion curve is made of, at most."""
+_CHUNK = 256
 
 Alternatives = dict[str, tuple[dict[str, Any], Units]]
 """Other settings of occlusion: name -> changed rules and units."""
@@ -35,6 +36,7 @@ def explain_fold(
     alternatives: Alternatives,
     folder: Path | None,
     progress: bool,
+    in_place: bool,
 ) -> dict[str, np.ndarray]:
     """Fit and explain one fold, or take what an earlier call kept in `folder`.
 
@@ -43,20 +45,24 @@ def explain_fold(
     dict
         ``rows`` (held-out samples that are explained), ``given``, ``drops`` and ``way``
         (`emodecode.explain.occlusion.Occlusion`, classes in the study's order), ``chosen`` (how
-        samples were chosen), ``probabilities`` of the whole test set, ``notes`` and
-        ``method:NAME`` (maps of `fold_maps`), ``layers`` and ``layer:N`` (RDMs) of networks, and of
-        the first fold ``checks`` (JSON).
+        samples were chosen), ``map`` (mean drop of the samples' own classes), ``probabilities`` of
+        the whole test set, ``ledger`` (JSON: what each step was fitted on), ``notes`` and, where
+        columns are voxels in place, ``method:NAME`` (maps of `fold_maps`), ``layers`` and
+        ``layer:N`` (RDMs) of networks, and of the first fold ``checks`` (JSON).
     """
+    from emodecode.evaluate.ledger import Ledger
     from emodecode.evaluate.workers import load_part, store_part
 
     first = task.fold == 0 and task.study.explain.form == "honest"
     key = task.key(units, task.study.explain.weight_draws if first else "", sorted(alternatives))
     saved = load_part(key, folder)
-    if saved is not None and {"rows", "drops", "chosen", "notes"} <= set(saved):
+    if saved is not None and {"rows", "drops", "map", "ledger"} <= set(saved):
         return saved
-    fitted = task.fit(X, table, table["label"].to_numpy(dtype=str))
+    ledger = Ledger()
+    fitted = task.fit(X, table, table["label"].to_numpy(dtype=str), ledger=ledger)
     _refuse_missing(fitted, classes, task)
-    part, found = _explain(fitted, X, table, classes, units, task, progress)
+    part, found = _explain(fitted, X, table, classes, units, task, progress, in_place)
+    part["ledger"] = np.array(json.dumps(ledger.entries(task.split), default=_plain))
     if first:
         checks = check_fold(fitted, X, table, part["rows"], found, task, alternatives)
         part["checks"] = np.array(json.dumps([vars(each) for each in checks], default=_plain))
@@ -73,6 +79,7 @@ def _explain(
     units: Units,
     task: Task,
     progress: bool,
+    in_place: bool,
 ) -> tuple[dict[str, np.ndarray], Occlusion]:
     from emodecode.evaluate.foldfit import predict_rows
 
@@ -102,7 +109,8 @@ def _explain(
     part |= {"probabilities": probabilities, "chosen": np.array(chosen)}
     maps: Maps = {}
     notes: list[str] = []
-    if honest and rules.methods:
+    part["map"] = mean_drop(found, table["label"].iloc[rows].tolist())
+    if honest and rules.methods and in_place:
         maps, notes = fold_maps(
             *(fitted, X, table, rows),
             classes=classes,
@@ -122,11 +130,9 @@ def _layers(
 ) -> dict[str, np.ndarray]:
     """RDMs of a network's layers, from the samples that are explained."""
     from emodecode.explain.layers import layer_rdms
-    from emodecode.models.net import NetClassifier
 
     network, label = fitted.steps[-1][1], table["label"].iloc[rows].to_numpy(dtype=str)
-    plain = len(fitted.steps) == 1 and isinstance(network, NetClassifier)
-    if not plain or set(label) != set(map(str, network.classes_)):
+    if len(fitted.steps) != 1 or set(label) != set(map(str, network.classes_)):
         return {}
     found = layer_rdms(network, np.asarray(X[rows], np.float32), label)
     named = {"layers": np.array(list(found))}
@@ -178,7 +184,7 @@ def occlude_rows(
         fill=fill,
         labels=own["label"].tolist(),
         subjects=own["subject"].tolist(),
-        reference=None if fill in ("conditional", "zero") else X[task.split.train],
+        reference=_moments(X, task) if fill in ("voxel_mean", "noise") else None,
         donors=donors if fill == "conditional" else None,
         n_draws=choices.n_draws,
         seed=task.seed,
@@ -188,8 +194,12 @@ def occlude_rows(
 
 
 def mean_drop(found: Occlusion, label: Sequence[str]) -> np.ndarray:
-    """Mean over samples of the drop of their own class, (n_units,)."""
-    return found.drop_of(label).mean(axis=0)
+    """Mean over samples of the drop of their own class, (n_units,); 0 of a class never learnt."""
+    known = np.isin(label, found.classes)
+    drops = np.zeros((len(label), len(found.units)))
+    own = [found.classes.index(name) for name in np.asarray(label)[known]]
+    drops[known] = found.drops[np.flatnonzero(known), :, own]
+    return drops.mean(axis=0)
 
 
 def check_fold(
@@ -260,13 +270,25 @@ def _removal(
         np.asarray(X[rows], dtype=np.float32),
         order,
         target=np.array([number[name] for name in own["label"]]),
-        fill=np.asarray(X[task.split.train].mean(axis=0)),
+        fill=_moments(X, task).mean(axis=0),
         steps=10,
         n_random=19,
         seed=task.seed,
         batch_size=len(rows),
     )
     return check_removal(comparison)
+
+
+def _moments(X: np.ndarray, task: Task) -> np.ndarray:
+    """Two rows with the mean and the deviation of the training samples, (2, n_features)."""
+    sums = np.zeros((2, X.shape[1]))
+    rows = task.split.train
+    for start in range(0, len(rows), _CHUNK):
+        part = np.asarray(X[rows[start : start + _CHUNK]], dtype=np.float64)
+        sums += part.sum(axis=0), (part**2).sum(axis=0)
+    mean, square = sums / len(rows)
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    return np.stack([mean - spread, mean + spread])
 
 
 def _asked(fitted: Any, table: pd.DataFrame) -> dict[str, np.ndarray]:

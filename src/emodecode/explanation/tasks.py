@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import sklearn
+import torch
 
+import emodecode
 from emodecode.candidates import make_tuning
 from emodecode.explain.units import Units
 from emodecode.study import Study
 
 if TYPE_CHECKING:
+    from emodecode.evaluate.ledger import Ledger
     from emodecode.evaluate.score import Candidate
     from emodecode.evaluate.splits import Split
 
@@ -50,8 +53,15 @@ class Task:
 
         return child_seed(self.study.seed, self.candidate.name, self.fold)
 
-    def fit(self, X: np.ndarray, table: pd.DataFrame, labels: np.ndarray) -> Any:
-        """Fit on the fold's training samples under some labels."""
+    def fit(
+        self,
+        X: np.ndarray,
+        table: pd.DataFrame,
+        labels: np.ndarray,
+        *,
+        ledger: "Ledger | None" = None,
+    ) -> Any:
+        """Fit on the fold's training samples under some labels; the ledger says what was seen."""
         from emodecode.evaluate.score import fit_on_fold
         from emodecode.samples import relabelled
 
@@ -63,6 +73,7 @@ class Task:
                 *(X, labels, table, self.split),
                 tuning=make_tuning(self.study),
                 seed=self.seed,
+                ledger=ledger,
             )
         return fitted
 
@@ -72,8 +83,12 @@ class Task:
         return choose_samples(table, self.split.test, per_class=per_class, seed=seed)
 
     def donors(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-        """Samples of the same subjects whose values may stand in for theirs."""
-        theirs = np.flatnonzero(table["subject"].isin(set(table["subject"].iloc[rows])))
+        """Samples of the same subjects whose values may stand in for theirs: held out, if any."""
+        subjects, held_out = set(table["subject"].iloc[rows]), table.iloc[self.split.test]
+        kinds = held_out[held_out["subject"].isin(subjects)].groupby("subject")["label"].nunique()
+        theirs = np.flatnonzero(table["subject"].isin(subjects))
+        if (kinds > 1).all():
+            theirs = np.intersect1d(theirs, self.split.test)
         return choose_samples(table, theirs, per_class=_DONORS, seed=self.study.seed)
 
     def key(self, units: Units, *more: object) -> str:
@@ -89,7 +104,8 @@ class Task:
         named = (rules, self.seed, self.study.seed, self.fold, make_tuning(self.study), units.names)
         fitted = (candidate.grid, candidate.fit_on_all, candidate.choose_epoch_on_test)
         described = describe_pipeline(candidate.pipeline)
-        digest.update(f"{self.data}|{named}|{fitted}|{described}|{more}".encode())
+        versions = (emodecode.__version__, sklearn.__version__, torch.__version__)
+        digest.update(f"{versions}|{self.data}|{named}|{fitted}|{described}|{more}".encode())
         return f"explain-{digest.hexdigest()}"
 
 
@@ -148,7 +164,8 @@ def choose_confident(
             chosen.append(own[surest[:per_class]])
     sentence = (
         f"{int(sure.sum()):,} of {len(rows):,} held-out samples are decoded correctly with a "
-        f"probability of {S1_PROBABILITY:g} or more; {per_class} of each class are explained."
+        f"probability of {S1_PROBABILITY:g} or more; up to {per_class} of each class and fold are "
+        "explained."
     )
     if without:
         sentence += f" None of {', '.join(without)}: the surest are taken instead."

@@ -17,7 +17,7 @@ from emodecode.report.glass import draw_glass, draw_mosaic
 from emodecode.report.methods_maps import describe_methods
 from emodecode.report.scatter3d import outline_of, scatter_block
 from emodecode.report.surface import draw_surface
-from emodecode.samples import read_table
+from emodecode.samples import parse_table, read_table
 
 WAYS = {
     "incremental": "exactly, by the differences that reach the network's output",
@@ -36,6 +36,9 @@ UNITS = {
     "searchlights": "searchlights of {radius_mm:g} mm, every {stride_vox} voxels",
     "regions": "regions of {atlas}",
 }
+_TEXT = dict.fromkeys(("model", "class", "unit"), str)
+_NONE = {key: ["n/a"] for key in ("drop", "t", "p_fwe")}
+_NOT_MADE = {"refused": "The study leaves the geometry out (explain.geometry)."}
 _REFERENCES = re.compile(r'(?: id="|href="#|url\(#)')
 
 
@@ -71,16 +74,16 @@ def describe_form(folder: Path, *, full: bool = True) -> dict[str, Any]:
     roc = _draw_roc(folder, told)
     for number, model in enumerate(told["models"]):
         model["way"] = WAYS[model["way"]]
-        model["roc"], model["scores"] = roc[model["model"]], told["scores"][model["model"]]
+        model["roc"], model["roc_pooled"] = roc[model["model"]]
+        model["scores"] = told["scores"][model["model"]]
         model["scatter"], model["others"] = "", None
         accuracy = model["scores"]["balanced_accuracy"]
         p = accuracy.get("p")
         model["above_chance"] = p is not None and p <= 0.05
         stem = model["drops"].removeprefix("drops-").removesuffix(".npz")
         if backdrop is not None and outline is not None:
-            points = read_table(folder / f"geometry/top-{stem}.tsv")
+            points = _read_top(folder / f"geometry/top-{stem}.tsv")
             if len(points):
-                points["class"] = points["class"].astype(str)
                 model["scatter"] = scatter_block(
                     points, classes=classes, outline_mm=outline, ident=f"scatter-{number}"
                 )
@@ -97,6 +100,7 @@ def describe_form(folder: Path, *, full: bool = True) -> dict[str, Any]:
         "units_table": _largest_units(folder, told) if not told["in_place"] else {},
         "leaks": told["audit"]["verdict"] == "leak",
         "geometry": describe_geometry(folder),
+        "laid_out": _read(folder / "geometry.json") or {"models": {}, "rsa": _NOT_MADE},
         "s1": choices["form"] == "s1",
         "colours": class_colours(classes),
     }
@@ -106,19 +110,25 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _draw_roc(folder: Path, told: dict[str, Any]) -> dict[str, str]:
+def _read_top(path: Path) -> pd.DataFrame:
+    return parse_table(path, dtype=_TEXT, keep_default_na=False)
+
+
+def _draw_roc(folder: Path, told: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Draw each decoder's curves; True where they are of all subjects together."""
     from emodecode.evaluate.roc import roc_curves
 
     predictions = read_table(folder / "predictions.tsv")
     classes, leaks = told["classes"], told["audit"]["verdict"] == "leak"
     curves = roc_curves(predictions, classes, widening=told["split"]["widening"])
-    colours, found = class_colours(classes), {}
+    colours = class_colours(classes)
+    found: dict[str, tuple[str, bool]] = {}
     for index, model in enumerate(told["models"]):
         name = model["model"]
-        drawn = curves[name]["subjects"]
-        if drawn["macro"] is None:
-            drawn = curves[name]["pooled"]
-        found[name] = draw_roc(drawn, colours, name=name, index=index, leaks=leaks)
+        pooled = curves[name]["subjects"]["macro"] is None
+        drawn = curves[name]["pooled" if pooled else "subjects"]
+        svg = draw_roc(drawn, colours, name=name, index=index, leaks=leaks)
+        found[name] = svg, pooled
     return found
 
 
@@ -153,7 +163,7 @@ def _largest(peaks: list[dict[str, Any]]) -> list[float] | None:
 
 def _largest_units(folder: Path, told: dict[str, Any]) -> dict[str, dict[str, list[dict]]]:
     """Of data without places: the columns whose drops are largest, decoder by decoder."""
-    table = pd.read_csv(folder / "units.tsv", sep="\t", dtype={"class": str, "unit": str})
+    table = parse_table(folder / "units.tsv", dtype=_TEXT, keep_default_na=False, na_values=_NONE)
     found: dict[str, dict[str, list[dict]]] = {}
     for model in told["models"]:
         own = table[table["model"] == model["model"]]
@@ -181,13 +191,15 @@ def compare_forms(honest: dict[str, Any], published: dict[str, Any]) -> dict[str
     """Return S1's figures, one row each, as published and honestly, of one decoder."""
     names = [model["model"] for model in honest["models"]]
     kinds = {model["model"]: model["kind"] for model in honest["models"]}
-    own = [name for name in names if kinds[name] == "separable3d"] or names
-    name = max(own, key=lambda each: honest["scores"][each]["balanced_accuracy"]["value"])
-    sides = [_figures(form, name) for form in (published, honest)]
-    rows = [
-        {"figure": figure, "published": first, "honest": second}
-        for (figure, first), (_, second) in zip(*sides, strict=True)
-    ]
+    both = [name for name in names if name in published["scores"]]
+    own, name, rows = [each for each in both if kinds[each] == "separable3d"] or both, "", []
+    if own:
+        name = max(own, key=lambda each: honest["scores"][each]["balanced_accuracy"]["value"])
+        sides = [_figures(form, name) for form in (published, honest)]
+        rows = [
+            {"figure": figure, "published": first, "honest": second}
+            for (figure, first), (_, second) in zip(*sides, strict=True)
+        ]
     scores = [
         {
             "name": each,
@@ -196,64 +208,82 @@ def compare_forms(honest: dict[str, Any], published: dict[str, Any]) -> dict[str
         }
         for each in names
     ]
-    leaks = {"leaks": published["leaks"], "href": ""}  # the mark leads to the published form
-    return {"model": name, "rows": rows, "scores": scores} | leaks
+    return {
+        "model": name,
+        "rows": rows,
+        "scores": scores,
+        "splits": [form["split"]["sentence"] for form in (published, honest)],
+        "leaks": published["leaks"],
+        "href": "",  # the mark leads to the published form
+    }
 
 
 def _figures(form: dict[str, Any], name: str) -> list[tuple[str, str]]:
     model = next(each for each in form["models"] if each["model"] == name)
-    auc = form["scores"][name]["macro_auc"]
-    layout: dict[str, Any] = next(
-        (each for each in (form["geometry"] or {}).get("models", []) if each["name"] == name), {}
-    )
-    untested = all(each.get("n_significant") is None for each in model["classes"])
-    drops = (
-        "not tested"
-        if untested
-        else wording.join_words(
-            [f"{each['class']} {each['n_significant']}" for each in model["classes"]]
-        )
-        + f" of {form['n_units']:,} units significant"
-    )
-    similar = form["geometry"]["similarity"] if form["geometry"] else None
+    auc, layout = form["scores"][name]["macro_auc"], form["laid_out"]["models"].get(name, {})
     return [
-        ("2: ROC, macro AUC (chance .5)", f"{wording.format_number(auc['value'])} "
-         f"{wording.format_interval(auc)}"),
-        ("3: strongest voxels", f"{drops}; {model['sanity']['sentence']}"),
+        (
+            "2: ROC, macro AUC (chance .5)",
+            f"{wording.format_number(auc['value'])} {wording.format_interval(auc)}",
+        ),
+        ("3: strongest voxels", _strongest(model, form["n_units"])),
         ("4a: spatial UMAP", _clusters(layout.get("spatial"))),
         ("4b: functional UMAP", _clusters(layout.get("functional"))),
-        ("5: network and brain", _mantel(similar, name)),
+        ("5: network and brain", _mantel(form["laid_out"]["rsa"], name)),
         ("6: valence and arousal", _affect(layout.get("affect"))),
-    ]  # fmt: skip
+    ]
+
+
+def _strongest(model: dict[str, Any], n_units: int) -> str:
+    counts = [each.get("n_significant") for each in model["classes"]]
+    failed = "" if model["sanity"]["passed"] else f" {model['sanity']['sentence']}"
+    if None in counts:
+        return f"Not tested: the largest are shown.{failed}"
+    most = max(zip(counts, (each["class"] for each in model["classes"]), strict=True))
+    if not most[0]:
+        return f"No unit drops significantly.{failed}"
+    n = wording.count_of(n_units, "unit")
+    return f"{sum(counts)} of {n} significant over all classes, most for {most[1]}.{failed}"
+
+
+def _refused(part: dict[str, Any] | None) -> str | None:
+    return f"Not made. {part['refused']}" if part and part.get("refused") else None
 
 
 def _clusters(part: dict[str, Any] | None) -> str:
-    if not part:
-        return "not made"
-    if part.get("refused"):
-        return f"not made: {part['refused']}"
-    found = part.get("clusters")
+    found = (part or {}).get("clusters")
+    if refused := _refused(part) or _refused(found):
+        return refused
     if not found:
-        return "clusters not counted"
-    return f"{found['n']} clusters; {found['null']} in null points, {found['p']}"
+        return "Not made."
+    low, high = (f"{found[key]:g}" for key in ("null_low", "null_high"))
+    p = wording.format_p(found["p"])
+    return f"{wording.count_of(found['n'], 'cluster')}; null points have {low} to {high} ({p})."
 
 
-def _mantel(similar: dict[str, Any] | None, name: str) -> str:
-    if not similar or similar.get("refused"):
-        return f"not made: {similar['refused']}" if similar else "not made"
-    rows = [row for row in similar["mantel"] or [] if name in f"{row['one']} {row['other']}"]
+def _mantel(rsa: dict[str, Any], name: str) -> str:
+    if refused := _refused(rsa):
+        return refused
+    rows = [
+        row
+        for row in rsa["mantel"]
+        if row["one"].startswith("brain") and row["other"].startswith(f"{name}: ")
+    ]
     if not rows:
-        return "this decoder has no layers"
+        return "This decoder has no layers."
     row = rows[-1]
-    if row.get("refused"):
-        return f"not tested: {row['refused']}"
-    text = f"r = {wording.format_number(row['r'])}, exact {row['p']}"
-    return text + (f" (Pearson as S1: {row['pearson']})" if row.get("pearson") else "")
+    if refused := _refused(row):
+        return refused
+    text = f"r = {wording.format_number(row['r'])}, exact {wording.format_p(row['p'])}"
+    if row.get("pearson_p") is not None:
+        text += f" (of a plain correlation, as S1 gives it: {wording.format_p(row['pearson_p'])})"
+    return f"{row['one']} and {row['other']}: {text}."
 
 
 def _affect(part: dict[str, Any] | None) -> str:
+    if refused := _refused(part):
+        return refused
     if not part:
-        return "not made"
-    if part.get("refused"):
-        return f"not made: {part['refused']}"
-    return part.get("sentence") or "made"
+        return "Not made."
+    share, p = wording.format_number(part["r2"]), wording.format_p(part["p"])
+    return f"r² = {share} of the places of the classes, {p}."
