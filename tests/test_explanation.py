@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,9 @@ import tomli_w
 
 from emodecode.cli import main
 from emodecode.errors import InputError
-from emodecode.explanation import tasks
+from emodecode.explain.occlusion import Occlusion
+from emodecode.explain.units import make_units
+from emodecode.explanation import fits, folds, tasks
 from emodecode.report.scatter3d import scatter_script, script_hash
 from emodecode.study import load_study
 from emodecode.workflow import explain
@@ -84,6 +87,7 @@ def test_a_network_is_explained_by_differences(tmp_path):
     params = {"max_epochs": 2, "n_members": 1, "device": "cpu"}
     net = {"name": "cnn", "kind": "small3d", "params": params}
     rules = {"per_class": 4, "label_draws": 0, "weight_draws": 2, "fill": "voxel_mean"}
+    rules["geometry"] = False
     told = explain(_study(tmp_path, net, explain=rules), tmp_path / "out", progress=False)
     (model,) = told["models"]
     assert model["way"] == "incremental"
@@ -137,6 +141,64 @@ def test_both_forms_stand_on_one_page(tmp_path):
         assert target in ids, target
     for file in set(re.findall(r'href="([^"#:]+)"', page)):
         assert (out / file).is_file(), file
+
+
+def test_a_leak_inside_a_fold_is_named(tmp_path, no_page):
+    """Voxels chosen with the test samples: the folds are clean, what was fitted in them is not."""
+    rules = RULES | {"label_draws": 0, "weight_draws": 0, "other_settings": False}
+    published = {"features.fit_on": "all"}
+    study = _study(tmp_path, explain=rules, features={"n_voxels": 50}, as_published=published)
+    told = explain(study, tmp_path / "out", progress=False)
+    assert told["audit"]["verdict"] != "leak"
+    assert told["published"]["audit"]["verdict"] == "leak"
+
+
+def test_names_of_classes_are_text(tmp_path):
+    study = _write_columns(tmp_path, RULES | {"label_draws": 0}, names=("01", "<b>NA</b>"))
+    explain(study, tmp_path / "out", progress=False)
+    page = (tmp_path / "out/explanation.html").read_text()
+    assert "&lt;b&gt;NA&lt;/b&gt;" in page
+    assert "<b>NA</b>" not in page
+    assert "<summary>01: " in page
+
+
+def test_a_published_form_with_other_decoders(tmp_path):
+    rules = RULES | {"label_draws": 0, "weight_draws": 0, "other_settings": False}
+    published = {"models": [{"name": "logistic"}], "explain.form": "s1"}
+    study = _study(tmp_path, explain=rules, as_published=published)
+    told = explain(study, tmp_path / "out", progress=False)
+    assert [each["model"] for each in told["published"]["models"]] == ["logistic"]
+    page = (tmp_path / "out/explanation.html").read_text()
+    assert "S1's figures" not in page
+    with pytest.raises(InputError, match="lda"):
+        explain(study, tmp_path / "one", model="lda", progress=False)
+
+
+def test_a_map_alike_in_all_subjects_is_not_tested():
+    maps = np.random.default_rng(0).normal(size=(5, 2, 30))
+    maps[:, 1, 7] = 0.25
+    group, said = fits._test(maps, seed=0)
+    assert group is None
+    assert "1 features with one value in all subjects" in said
+
+
+def test_a_class_that_a_decoder_never_learnt_drops_by_nothing():
+    units = make_units({"a": np.array([0]), "b": np.array([1])}, n_features=2)
+    given, occluded = np.full((3, 2), 0.5), np.full((3, 2, 2), 0.25)
+    found = Occlusion(given, occluded, units, ("x", "y"), "zero", "batched")
+    np.testing.assert_allclose(folds.mean_drop(found, ["x", "z", "y"]), 0.25 * 2 / 3)
+
+
+def test_moments_in_parts_are_those_of_the_training_samples(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(5, 2, size=(40, 6)).astype(np.float32)
+    X[:, 3] = 7
+    rows = rng.permutation(40)[:23]
+    task = SimpleNamespace(split=SimpleNamespace(train=rows))
+    monkeypatch.setattr(folds, "_CHUNK", 4)
+    two = folds._moments(X, task)
+    np.testing.assert_allclose(two.mean(axis=0), X[rows].mean(axis=0, dtype=float), rtol=1e-9)
+    np.testing.assert_allclose(two.std(axis=0), X[rows].std(axis=0, dtype=float), atol=1e-6)
 
 
 def test_sure_samples_are_chosen_as_s1_did():
@@ -197,13 +259,13 @@ def test_columns_that_are_no_voxels(tmp_path, kind):
     assert not (out / "maps").exists()
 
 
-def _write_columns(root, rules):
+def _write_columns(root, rules, names=("fear", "joy")):
     rng = np.random.default_rng(0)
     rows = [
         {"subject": f"{who:02d}", "emotion": name, "quiet": rng.normal(), "also": rng.normal()}
-        | {"speaks": rng.normal() + 6 * (name == "joy")}
+        | {"speaks": rng.normal() + 6 * (name == names[1])}
         for who in range(6)
-        for name in ("fear", "joy")
+        for name in names
         for _ in range(4)
     ]
     (root / "data").mkdir()

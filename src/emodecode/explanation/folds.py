@@ -11,6 +11,7 @@ import pandas as pd
 import sklearn
 
 from emodecode.errors import InputError
+from emodecode.explain.agreement import similarity
 from emodecode.explain.occlusion import Occlusion, occlude_samples
 from emodecode.explain.units import Units
 from emodecode.explanation.methods import Maps, fold_maps, fold_subjects
@@ -212,7 +213,7 @@ def check_fold(
     alternatives: Alternatives,
 ) -> "list[Check]":
     """Check a fold's map: removal of what it names, random weights, other settings."""
-    from emodecode.explain.sanity import check_settings, check_weights
+    from emodecode.explain.sanity import check_weights
 
     rules, label = task.study.explain, table["label"].iloc[rows].tolist()
 
@@ -227,13 +228,36 @@ def check_fold(
             check_weights, map_of, fitted, n_draws=rules.weight_draws, seed=task.study.seed
         )
         checks.append(tried("random weights", ask))
-    if alternatives:
-        maps = {"as set": found.units.spread(map_of(fitted))}
-        for name, (changed, own) in alternatives.items():
-            other = occlude_rows(fitted, X, table, rows, own, task, rules=changed)
-            maps[name] = own.spread(mean_drop(other, label))
-        checks.append(tried("settings", partial(check_settings, maps)))
+    others = {
+        name: occlude_rows(fitted, X, table, rows, own, task, rules=changed)
+        for name, (changed, own) in alternatives.items()
+    }
+    if others:
+        checks.append(tried("settings", partial(_check_settings, found, others, label)))
     return checks
+
+
+def _check_settings(
+    found: Occlusion, others: dict[str, Occlusion], label: Sequence[str]
+) -> "Check":
+    """Compare the map with others, unit by unit of theirs: larger boxes say less about places."""
+    from emodecode.explain.sanity import ALIKE, Check
+
+    values = found.units.spread(mean_drop(found, label))
+    alike = {}
+    for name, other in others.items():
+        mean = other.units.membership.T @ values / [len(own) for own in other.units.columns]
+        alike[name] = similarity(mean, mean_drop(other, label))
+    least = min(alike, key=lambda name: alike[name])
+    told = ", ".join(f"{name} {value:.2f}" for name, value in alike.items())
+    return Check(
+        name="settings",
+        value=alike[least],
+        expected=f"lowest Spearman >= {ALIKE:g}",
+        passed=alike[least] >= ALIKE,
+        sentence=f"Spearman with the map under other settings, over the units of these: {told}.",
+        details=alike,
+    )
 
 
 def tried(name: str, ask: "Callable[[], Check]") -> "Check":
