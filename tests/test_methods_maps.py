@@ -111,7 +111,7 @@ def test_two_classes_get_a_pattern_and_its_negative():
     np.testing.assert_array_equal(fear, -joy)
 
 
-def test_patterns_are_not_tested_because_those_of_noise_would_be_significant():
+def test_patterns_are_not_tested_because_those_of_noise_agree_over_subjects():
     noise = simulate_samples(code="null", n_subjects=8, average="none", seed=0)
     parts = []
     for who in sorted(set(noise.subjects)):
@@ -121,9 +121,6 @@ def test_patterns_are_not_tested_because_those_of_noise_would_be_significant():
     joined = join_folds(parts, subjects=sorted(set(noise.subjects)), n_voxels=240)
     p = infer_group(joined["haufe"].reshape(8, -1)).p
     assert (p <= 0.05).sum() > 3, "all folds share weights: the signs of subjects are not free"
-    told = _compare(joined, classes=noise.classes, mask_image=noise.mask, space=None)
-    assert told["group"] == []
-    assert "decoder at chance" in told["tests"]["haufe"]
 
 
 def test_classes_that_a_subject_lacks_have_no_map(three):
@@ -295,7 +292,7 @@ def _subjects(mean, n=6, noise=0.01, seed=0):
 
 
 def _compare(maps, **more):
-    given = {"classes": ["joy"], "mask_image": _mni(), "space": SPACE, "n_flips": 50}
+    given = {"classes": ["joy"], "mask_image": _mni(), "space": SPACE}
     return compare_methods(maps, **given | more)
 
 
@@ -369,29 +366,6 @@ def test_without_a_template_there_are_no_regions_and_it_is_said(space):
     assert told["agreement"][0]["voxels"] == pytest.approx(1)
 
 
-def test_voxels_are_tested_over_subjects_as_a_group_map():
-    rng = np.random.default_rng(0)
-    mask = nib.Nifti1Image(np.ones((5, 5, 4), dtype=np.uint8), np.eye(4))
-    maps = rng.standard_normal((8, 2, 100))
-    maps[:, 0, :7] += 8
-    maps[:, 1, :3] -= 8
-    given = {"classes": ["fear", "joy"], "mask_image": mask, "space": None}
-    others = {"integrated_gradients": -maps, "haufe": maps, "grad_cam": maps}
-    told = _compare({"occlusion": maps} | others, **given)
-    rows = {(row["class"], row["method"]): row for row in told["group"]}
-    group = infer_group(maps.reshape(8, -1))
-    p, mean = group.p.reshape(2, 100), group.mean.reshape(2, 100)
-    assert rows["fear", "occlusion"]["n_significant"] == ((p <= 0.05) & (mean > 0))[0].sum() > 6
-    assert rows["joy", "occlusion"]["n_significant"] == 0, "below 0 does not count"
-    turned = rows["joy", "integrated_gradients"]
-    assert turned["n_significant"] == ((p <= 0.05) & (mean < 0))[1].sum() > 2
-    assert rows["fear", "occlusion"]["least_p"] == p[0, :7].min()
-    for method in ("haufe", "grad_cam"):
-        assert ("fear", method) not in rows
-        assert told["tests"][method].startswith("Not tested")
-    assert "all 256 sign patterns" in told["tests"]["occlusion"]
-
-
 def test_subjects_without_a_map_count_in_no_method():
     maps = {name: _subjects(_blob(_mni(), (0, 0, 0)), seed=k) for k, name in enumerate("ab")}
     maps["a"][2, 0, :] = np.nan
@@ -416,7 +390,6 @@ def test_a_single_subject_and_constant_maps_are_compared_without_numbers_that_me
     (row,) = told["agreement"]
     assert (row["voxels"], row["regions"]) == (None, None)
     assert {each["occlusion"] for each in told["regions"]} == {None}
-    assert all(said.startswith("Not tested") for said in told["tests"].values())
     assert json.dumps(told, allow_nan=False)
 
 
@@ -457,6 +430,7 @@ def test_files_and_page(tmp_path):
     assert "maps of 1 more classes are files only" in text
     assert "No Grad-CAM: &lt;b&gt;." in text
     assert "Agreement of methods does not make a map true" in text
+    assert "No method but occlusion is tested" in text
     assert len(text) < 200_000
     assert _rendered(None).strip() == ""
     only = {"maps": {"occlusion": files["occlusion"]}, "notes": ["No other method."]}

@@ -204,7 +204,8 @@ def print_explanation(told: dict[str, Any]) -> None:
             f"[{_number(score['low'])}, {_number(score['high'])}] over subjects, "
             f"chance {_number(score['chance'])}, p {_number(score.get('p'))}~"
         )
-        print(f"  {model['sanity']['sentence']}")
+        if choices["form"] == "honest":
+            print(f"  {model['sanity']['sentence']}")
         for each, map_ in zip(model["classes"], model["maps"], strict=True):
             found = "not tested"
             if "n_significant" in each:

@@ -1,4 +1,4 @@
-"""Maps of several methods side by side: agreement, ranks of regions, tests over subjects."""
+"""Maps of several methods side by side: agreement, ranks of regions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from scipy.stats import rankdata
 from emodecode.errors import InputError
 from emodecode.explain.agreement import agreement
 from emodecode.explain.atlas import Atlas, check_space, landmarks
-from emodecode.explain.group import infer_group
 from emodecode.explain.mapinput import inside_of
 from emodecode.explanation.methods import METHODS, Maps
 
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
 
 MOST_RANKED = 5
 """A region is listed that is among so many of any method."""
-_UNTESTED = {
-    "haufe": "Not tested: every subject's pattern is of the same weights, so the patterns of a "
-    "decoder at chance agree over subjects too (on noise with 12 subjects, 6 to 15 of 216 voxels "
-    "would be significant).",
-    "grad_cam": "Not tested: the values of a layer are not negative, so a Grad-CAM map of a "
-    "network that knows nothing is not 0 on average, and its sign cannot be flipped.",
-}
-_CAUTION = {
-    "integrated_gradients": " For a network that is not linear, a map of nothing need not be 0 on "
-    "average: read what is significant beside the drops."
-}
 
 
 def compare_methods(
@@ -43,8 +31,6 @@ def compare_methods(
     names: Mapping[int, str] | None = None,
     atlas: Atlas | None = None,
     space: str | None = None,
-    n_flips: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare the methods' mean maps over subjects, over voxels and over regions.
 
@@ -64,9 +50,6 @@ def compare_methods(
         Of the regions where there are no `parcels`; by default the landmarks.
     space : str or None
         Template of the maps; without one (or one of a subject) there are no regions but parcels.
-    n_flips : int
-        See `emodecode.explain.group.infer_group`.
-    seed : int
 
     Returns
     -------
@@ -78,9 +61,6 @@ def compare_methods(
         method, if above 0, with the rank in each method (1: largest; ties share their mean rank)
         and the ``spread`` of the ranks; ``regions_of``: what they are, ``regions_note``: why there
         are none;
-        ``group``: of each class and method how many voxels are significant (above 0, family-wise
-        p <= .05 over all voxels and classes) and the ``least_p`` of those above 0; ``tests``: how
-        each method was tested, or why not;
         ``notes``: methods that were left out.
 
     Raises
@@ -91,7 +71,6 @@ def compare_methods(
     maps, notes, n_left_out = _complete(maps, n_classes=len(classes), mask_image=mask_image)
     means = {method: each.mean(axis=0, dtype=np.float64) for method, each in maps.items()}
     regions = _regions(mask_image, parcels, names, atlas, space)
-    group, tests = _group(maps, classes, n_flips=n_flips, seed=seed)
     return {
         "methods": list(maps),
         "n_subjects": len(next(iter(maps.values()))),
@@ -100,8 +79,6 @@ def compare_methods(
         "regions": _ranked(means, classes, regions["labels"], regions["names"]),
         "regions_of": regions["title"],
         "regions_note": regions["note"],
-        "group": group,
-        "tests": tests,
         "notes": notes,
     }
 
@@ -279,40 +256,6 @@ def _ranked(
                 }
             )
     return found
-
-
-def _group(
-    maps: Maps, classes: Sequence[str], *, n_flips: int, seed: int
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Test each method's maps over subjects, all classes together as occlusion's are."""
-    rows: list[dict[str, Any]] = []
-    tests: dict[str, str] = {}
-    for method, each in maps.items():
-        if method in _UNTESTED:
-            tests[method] = _UNTESTED[method]
-            continue
-        try:
-            group = infer_group(each.reshape(len(each), -1), n_flips=n_flips, seed=seed)
-        except InputError as error:
-            tests[method] = f"Not tested: {error.found}."
-            continue
-        said = group.sentence
-        tests[method] = said[:1].upper() + said[1:] + "." + _CAUTION.get(method, "")
-        shape = each.shape[1:]
-        for name, mean, p in zip(
-            classes, group.mean.reshape(shape), group.p.reshape(shape), strict=True
-        ):
-            rows.append(
-                {
-                    "class": name,
-                    "method": method,
-                    "n_significant": int(((p <= 0.05) & (mean > 0)).sum()),
-                    "n_voxels": shape[1],
-                    "least_p": float(p[mean > 0].min(initial=1.0)),
-                    "p_smallest": group.p_smallest,
-                }
-            )
-    return rows, tests
 
 
 def _number(value: float) -> float | None:

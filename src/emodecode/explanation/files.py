@@ -117,10 +117,9 @@ def find_space(study: Study, samples: "Samples") -> tuple[str | None, str]:
 
 
 def _describe(model: Explained, explanation: Explanation, samples: "Samples") -> dict[str, Any]:
-    shape = (len(explanation.classes), len(explanation.units))
     classes: list[dict[str, Any]] = [{"class": name} for name in explanation.classes]
-    if model.group is not None:
-        p, mean = model.group.p.reshape(shape), model.group.mean.reshape(shape)
+    p, mean = model.p, model.mean
+    if p is not None:
         for k, each in enumerate(classes):
             each["n_significant"] = int(((p[k] <= 0.05) & (mean[k] > 0)).sum())
             each["least_p"] = float(p[k][mean[k] > 0].min(initial=1.0))
@@ -147,9 +146,12 @@ def _describe(model: Explained, explanation: Explanation, samples: "Samples") ->
 def _unit_table(model: Explained, explanation: Explanation) -> pd.DataFrame:
     """Every unit with a corrected p of .05 or less, and the largest drops of each class."""
     mean, rows = model.mean, []
-    t, p = (np.full(mean.shape, np.nan),) * 2
+    t = subjects = labels = np.full(mean.shape, np.nan)
     if model.group is not None:
-        t, p = (each.reshape(mean.shape) for each in (model.group.t, model.group.p))
+        t, subjects = (each.reshape(mean.shape) for each in (model.group.t, model.group.p))
+    if model.labels is not None:
+        labels = model.labels.p
+    p = np.maximum(subjects, labels)
     for k, label in enumerate(explanation.classes):
         largest = np.argsort(-mean[k], kind="stable")[:_MOST_UNITS]
         for unit in dict.fromkeys([*largest, *np.flatnonzero(p[k] <= 0.05)]):
@@ -161,6 +163,8 @@ def _unit_table(model: Explained, explanation: Explanation) -> pd.DataFrame:
                     "n_voxels": len(explanation.units.columns[unit]),
                     "drop": mean[k, unit],
                     "t": t[k, unit],
+                    "p_subjects": subjects[k, unit],
+                    "p_labels": labels[k, unit],
                     "p_fwe": p[k, unit],
                 }
             )
@@ -183,9 +187,9 @@ def _write_maps(
         drop, files = model.mean[k], {}
         values = {"drop": units.spread(drop)}
         if group is not None:
-            t, p = (each.reshape(shape)[k] for each in (group.t, group.p))
-            values["t"] = units.spread(t)
-            values["pfwe"] = units.largest(np.where(drop > 0, 1 - p, 0))
+            values["t"] = units.spread(group.t.reshape(shape)[k])
+        if model.p is not None:
+            values["pfwe"] = units.largest(np.where(drop > 0, 1 - model.p[k], 0))
         for kind, each in values.items():
             file = f"maps/model-{models[model.model]}_label-{classes[label]}_{kind}.nii.gz"
             nib.save(samples.to_image(each), folder / file)

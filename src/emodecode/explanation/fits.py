@@ -13,6 +13,7 @@ from emodecode import assemble
 from emodecode.assemble import Gathered
 from emodecode.candidates import make_candidates, mask_of
 from emodecode.errors import InputError
+from emodecode.explain.exchanged import LabelTest, infer_labels
 from emodecode.explain.group import GroupMap, infer_group
 from emodecode.explain.sanity import SanityReport
 from emodecode.explain.units import (
@@ -59,6 +60,8 @@ class Explained:
     group : GroupMap or None
         Of the classes' maps side by side, ``n_classes * n_units`` features: corrected for all.
         None where nothing is tested.
+    labels : LabelTest or None
+        Against exchanged labels. Significant is what both find.
     test : str
         How it was tested, or why not.
     sanity : SanityReport
@@ -85,6 +88,7 @@ class Explained:
     subjects: tuple[str, ...]
     maps: np.ndarray
     group: GroupMap | None
+    labels: LabelTest | None
     test: str
     sanity: SanityReport
     chosen: tuple[str, ...] = ()
@@ -98,6 +102,13 @@ class Explained:
     def mean(self) -> np.ndarray:
         """Mean map of each class, (n_classes, n_units)."""
         return self.maps.mean(axis=0)
+
+    @property
+    def p(self) -> np.ndarray | None:
+        """The larger p of both tests, (n_classes, n_units); None where nothing is tested."""
+        if self.group is None or self.labels is None:
+            return None
+        return np.maximum(self.group.p.reshape(self.labels.p.shape), self.labels.p)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,12 +237,16 @@ def _explain_model(
     parts = _run(samples, units, tasks, others, name, work)
     rows, given, drops = _joined(parts)
     table = samples.table.iloc[rows]
+    group = labels = None
     if honest:
         subjects, maps = subject_maps(table, samples.classes, drops)
         group, test = _test(maps, seed=study.seed)
+        splits = [task.split for task in tasks]
+        labels = _test_labels(study, samples, splits, rows, drops)
+        test = f"{test}; and {labels.sentence}"
     else:
         subjects, maps = (), _one_map(table, samples.classes, drops)
-        group, test = None, NOT_TESTED
+        test = NOT_TESTED
     sanity = check_model(samples, units, tasks[0], parts[0], maps, space=space, work=work)
     split_maps = [
         maps_of(part, samples.table, task.split.test)
@@ -247,6 +262,7 @@ def _explain_model(
         subjects=subjects,
         maps=maps,
         group=group,
+        labels=labels,
         test=test,
         sanity=sanity,
         chosen=tuple(dict.fromkeys(str(part["chosen"]) for part in parts if str(part["chosen"]))),
@@ -291,6 +307,26 @@ def _joined(parts: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndar
         drops[place[start:stop]] = part.pop("drops")
         start = stop
     return rows[order], np.concatenate([part["given"] for part in parts])[order], drops
+
+
+def _test_labels(
+    study: Study,
+    samples: "Samples",
+    splits: "Sequence[Split]",
+    rows: np.ndarray,
+    drops: np.ndarray,
+) -> LabelTest:
+    """Test the drops against labels that are exchanged as in the test of the scores."""
+    from emodecode.evaluate.chance import shares_training
+    from emodecode.evaluate.exchange import make_exchange, permuted_labels
+
+    exchange = make_exchange(samples.table, classes=samples.classes)
+    drawn = permuted_labels(exchange, n_permutations=study.evaluate.n_permutations, seed=study.seed)
+    slots = exchange.slot[rows]
+    return infer_labels(
+        *(drops, exchange.label[slots], drawn[:, slots], samples.subjects[rows]),
+        shared_training=shares_training(splits),
+    )
 
 
 def _test(maps: np.ndarray, *, seed: int) -> tuple[GroupMap | None, str]:

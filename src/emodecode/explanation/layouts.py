@@ -89,7 +89,6 @@ def write_methods(
             mask_image=samples.mask,
             parcels=_parcels(study, samples),
             space=space,
-            seed=study.seed,
         )
         models, classes = names
         stem = f"maps/model-{models[model.model]}_label-"

@@ -37,7 +37,7 @@ UNITS = {
     "regions": "regions of {atlas}",
 }
 _TEXT = dict.fromkeys(("model", "class", "unit"), str)
-_NONE = {key: ["n/a"] for key in ("drop", "t", "p_fwe")}
+_NONE = {key: ["n/a"] for key in ("drop", "t", "p_subjects", "p_labels", "p_fwe")}
 _NOT_MADE = {"refused": "The study leaves the geometry out (explain.geometry)."}
 _REFERENCES = re.compile(r'(?: id="|href="#|url\(#)')
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from emodecode.report.brain import Backdrop, draw_map
 from emodecode.report.folder import load_image
-from emodecode.report.wording import format_count, format_p
 
 TITLES = {
     "occlusion": "Occlusion",
@@ -76,17 +75,12 @@ def describe_methods(
                 ],
                 "agreement": [_pair(row) for row in rows if row["class"] == name],
                 "regions": [_ranks(row, methods) for row in ranked if row["class"] == name],
-                "group": [_tested(row) for row in told.get("group") or [] if row["class"] == name],
             }
             for name in names
         ],
         "n_hidden": len(names) - len(drawn),
         "regions_of": told.get("regions_of"),
         "regions_note": told.get("regions_note") or "",
-        "tests": [
-            {"title": TITLES.get(method, method), "test": test}
-            for method, test in (told.get("tests") or {}).items()
-        ],
         "notes": list(told.get("notes") or []),
     }
 
@@ -138,11 +132,3 @@ def _ranks(row: dict[str, Any], methods: list[str]) -> dict[str, Any]:
 def _rank(value: float | None) -> str:
     """``3``, ``4.5`` for ties, ``n/a``."""
     return "n/a" if value is None else f"{value:g}"
-
-
-def _tested(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        "title": TITLES.get(row["method"], row["method"]),
-        "significant": f"{format_count(row['n_significant'])} of {format_count(row['n_voxels'])}",
-        "least_p": format_p(row["least_p"], smallest_p=row.get("p_smallest")),
-    }
