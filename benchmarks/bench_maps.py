@@ -58,7 +58,7 @@ def simulate(seed: int, design: str) -> Samples:
 
 
 def explain(samples: Samples, design: str, seed: int) -> tuple[bool, ...]:
-    """Whether any unit drops significantly: over subjects, against labels, by both, both widened."""
+    """Whether any unit drops significantly: by each test, and by both."""
     table = samples.table
     assert samples.mask is not None
     mask = np.asanyarray(samples.mask.dataobj) != 0
@@ -83,15 +83,15 @@ def explain(samples: Samples, design: str, seed: int) -> tuple[bool, ...]:
     slots = exchange.slot[at]
     drawn = permuted_labels(exchange, n_permutations=500, seed=seed)[:, slots]
     over = (group.p <= 0.05) & (group.mean > 0)
-    found = [bool(over.any())]
+    hits = [bool(over.any())]
     for widened in (False, shares_training(splits)):
         labels = infer_labels(
             *(changed, exchange.label[slots], drawn, samples.subjects[at]),
             shared_training=widened,
         )
         against = labels.p.ravel() <= 0.05
-        found += [bool(against.any()), bool((over & against).any())]
-    return tuple(found)
+        hits += [bool(against.any()), bool((over & against).any())]
+    return tuple(hits)
 
 
 def main() -> None:

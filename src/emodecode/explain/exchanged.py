@@ -82,10 +82,13 @@ def infer_labels(
         Arrays that do not belong together.
     """
     n, n_units, n_classes = drops.shape
-    if len(codes) != n or len(subjects) != n or permuted.shape[1:] != (n,) or not len(permuted):
+    fits = len(codes) == len(subjects) == n and permuted.shape[1:] == (n,) and len(permuted)
+    if not fits or not np.isfinite(drops).all():
         raise InputError(
             "drops against exchanged labels",
-            found=f"drops of {n} samples, {len(codes)} labels, labellings {permuted.shape}",
+            found=f"drops of {n} samples, {len(codes)} labels, labellings {permuted.shape}"
+            if not fits
+            else "drops that are not finite",
             expected="a label, a subject and a column of the labellings for each sample",
             remedy="Pass those of the samples that were explained.",
         )

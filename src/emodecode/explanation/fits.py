@@ -242,7 +242,9 @@ def _explain_model(
         subjects, maps = subject_maps(table, samples.classes, drops)
         group, test = _test(maps, seed=study.seed)
         splits = [task.split for task in tasks]
-        labels = _test_labels(study, samples, splits, rows, drops)
+        kept = table["subject"].astype(str).isin(subjects).to_numpy()
+        own = slice(None) if kept.all() else kept  # drops are large: not copied
+        labels = _test_labels(study, samples, splits, rows[own], drops[own])
         test = f"{test}; and {labels.sentence}"
     else:
         subjects, maps = (), _one_map(table, samples.classes, drops)

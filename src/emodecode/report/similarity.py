@@ -95,7 +95,7 @@ def draw_rdms(rdms: Sequence[dict[str, Any]], conditions: Sequence[str], *, name
     side = n * (36 if n <= MOST_PRINTED else max(9.0, 190 / n))
     shown = [shorten(condition, 12) for condition in conditions]
     size = 10.5 if n <= MOST_PRINTED else float(np.clip(0.8 * side / n, 7, 10))
-    margin = 8 + 0.62 * size * max(map(len, shown))
+    margin = 8 + size * max(sum(0.8 if c.isupper() else 0.62 for c in text) for text in shown)
     column, row = side + _BAR_ROOM, side + _HEAD
     columns = max(1, min(len(rdms), int((_WIDEST - margin) // column)))
     n_rows = math.ceil(len(rdms) / columns)
