@@ -71,6 +71,7 @@ def test_umap_keeps_planted_groups_apart_and_repeats_itself():
     np.testing.assert_array_equal(larger.places, one.places)
 
 
+@pytest.mark.slow
 def test_umap_places_many_groups_far_apart_without_a_warning():
     rng = np.random.default_rng(2)
     centres = 500 * rng.standard_normal((6, 1, 3))

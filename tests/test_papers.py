@@ -185,6 +185,7 @@ def test_an_unscaled_study_of_cleaned_voxels_gets_no_warning(tmp_path):
     assert warn_of_raw(scaled, samples) == []
 
 
+@pytest.mark.slow
 def test_the_page_of_a_study_that_follows_a_paper(tmp_path, capsys):
     params = {"max_epochs": 1, "normalise": "none"}
     models = [

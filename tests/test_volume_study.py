@@ -25,6 +25,7 @@ def _study(root, *models, **more):
     return write_small(root, {"models": list(models), "evaluate": RULES} | more)
 
 
+@pytest.mark.slow
 def test_a_network_is_evaluated_with_all_its_seeds(tmp_path):
     path = _study(tmp_path, {"name": "lda"}, CNN, features={"n_voxels": 20})
     evaluate(load_study(path), tmp_path / "out", progress=False)

@@ -361,6 +361,7 @@ np.savez("found.npz", *[part.numpy() for part in net.modules_[0].state_dict().va
 """
 
 
+@pytest.mark.slow
 def test_training_killed_at_a_random_epoch_ends_in_the_same_weights(tmp_path):
     X, y, subjects = _data()
     np.save(tmp_path / "X.npy", X)
