@@ -73,6 +73,11 @@ def test_a_linear_decoder_is_explained(tmp_path, capsys):
     assert "data:image/png" in page
     assert f"script-src {script_hash()}" in page
     assert page.count(scatter_script()) == 1
+    (out / "explanation.html").unlink()
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(out)])
+    assert not caught.value.code
+    assert (out / "explanation.html").read_text() == page
     methods = json.loads((out / "methods.json").read_text())["lda"]
     assert set(methods["maps"]) == {"occlusion", "haufe"}
     top = pd.read_csv(out / "geometry/top-lda.tsv", sep="\t")

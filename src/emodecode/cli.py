@@ -266,10 +266,12 @@ def compare(
 
 @app.command
 def report(results: Path):
-    """Write the report of a results folder anew; nothing is refitted."""
+    """Write the report of a results folder, or of an explanation, anew; nothing is refitted."""
+    from emodecode.report.explained import write_explained_page
     from emodecode.report.page import write_report
 
-    print(write_report(results))
+    explained = (results / "explanation.json").is_file()
+    print(write_explained_page(results) if explained else write_report(results))
 
 
 @app.command
