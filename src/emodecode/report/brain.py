@@ -87,7 +87,7 @@ def draw_map(map_file: Path, backdrop: Backdrop, *, at_mm: list[float] | None) -
     place = np.clip(np.round(place).astype(int), 0, np.array(values.shape) - 1)
     with drawn_style():
         figure = new_figure(440, 150)
-        _draw_cuts(figure, backdrop, colours, place, right=52)
+        _draw_cuts(figure, backdrop, colours, place, right=62)
         _draw_scale(figure, limit)
         return grey_png(figure, scale=1.7)
 
@@ -98,8 +98,8 @@ def _draw_cuts(figure, backdrop: Backdrop, colours: np.ndarray, place, *, right:
     mm = backdrop.affine[:3, :3] @ place + backdrop.affine[:3, 3]
     x, y, z = np.array(ground.shape) * np.linalg.norm(backdrop.affine[:3, :3], axis=0)
     sizes = ((y, z), (x, z), (x, y))
-    total, gap, foot = DOTS_PER_INCH * figure.get_size_inches(), 16, 18
-    room = total - (right + 2 * gap, foot)
+    total, gap, foot, head = DOTS_PER_INCH * figure.get_size_inches(), 16, 18, 3
+    room = total - (right + 2 * gap, foot + head)
     scale = min(room[0] / (y + 2 * x), room[1] / max(y, z))
     left = (room[0] - scale * (y + 2 * x)) / 2
     for axis, (width, height) in enumerate(sizes):
@@ -122,7 +122,7 @@ def _draw_cuts(figure, backdrop: Backdrop, colours: np.ndarray, place, *, right:
 
 
 def _draw_scale(figure, limit: float) -> None:
-    axes = figure.add_axes((0.90, 0.2, 0.018, 0.64))
+    axes = figure.add_axes((0.876, 0.2, 0.018, 0.64))
     bar = _diverging()(np.linspace(0, 1, 64))[:, None, :3]
     weight = (np.abs(np.linspace(-1, 1, 64)) ** 0.8)[:, None, None]
     axes.imshow(bar * weight + (1 - weight), origin="lower", aspect="auto", extent=(0, 1, -1, 1))
