@@ -36,10 +36,10 @@ from emodecode.simulate.runs import simulate_runs
 from emodecode.simulate.signals import MOTION_COLUMNS
 
 CLEAN = {"detrend": True, "high_pass_hz": 1 / 128, "low_pass_hz": None, "standardize": "run"}
-CLASSES = ("fear", "joy", "sadness")
+CLASSES = ("anger", "fear", "joy", "love", "sadness")
 
 
-def simulate(seed: int, design: str) -> Samples:
+def simulate(seed: int, design: str, n_classes: int) -> Samples:
     """Sixteen subjects, two runs, 10 mm voxels, nothing that speaks of the labels."""
     made = simulate_runs(
         design=design, code="null", seed=seed, n_subjects=16, n_runs=2, n_volumes=200,
@@ -51,13 +51,15 @@ def simulate(seed: int, design: str) -> Samples:
         if run.confounds is not None
     ]
     if design == "movie":
-        labelled = label_random(runs, classes=CLASSES, episode_s=20.0, seed=seed, lag_s=6.0)
+        labelled = label_random(
+            runs, classes=CLASSES[:n_classes], episode_s=20.0, seed=seed, lag_s=6.0
+        )
     else:
         labelled = label_events(runs, lag_s=6.0, transition_s=4.0)
     return extract(runs, labelled.table, mask=made.mask, clean=CLEAN, progress=False)
 
 
-def explain(samples: Samples, design: str, seed: int) -> tuple[bool, ...]:
+def explain(samples: Samples, design: str, fill: str, seed: int) -> tuple[bool, ...]:
     """Whether any unit drops significantly: by each test, and by both."""
     table = samples.table
     assert samples.mask is not None
@@ -72,7 +74,7 @@ def explain(samples: Samples, design: str, seed: int) -> tuple[bool, ...]:
         own = table.iloc[split.test]
         found = occlude_samples(
             fitted, samples.X[split.test], units=units, labels=own["label"].tolist(),
-            subjects=own["subject"].tolist(), n_draws=2, seed=seed,
+            subjects=own["subject"].tolist(), fill=fill, n_draws=2, seed=seed,
         )  # fmt: skip
         rows.append(split.test)
         drops.append(found.drops)
@@ -99,6 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=60)
     parser.add_argument("--design", choices=("movie", "blocks"), action="append")
+    parser.add_argument("--classes", type=int, default=3, help="of films; blocks have three")
+    parser.add_argument("--fill", default="subject")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     print(
@@ -108,10 +112,16 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for design in given.design or ("movie", "blocks"):
         sets = tqdm(range(given.sets), desc=design)
-        found = np.array([explain(simulate(seed, design), design, seed) for seed in sets])
+        found = np.array(
+            [
+                explain(simulate(seed, design, given.classes), design, given.fill, seed)
+                for seed in sets
+            ]
+        )
         low, high = (int(each) for each in binom.interval(0.95, given.sets, 0.05))
         cells = " | ".join(f"{n} of {given.sets}" for n in found.sum(axis=0))
-        print(f"| {design} | {cells} | {low} to {high} |", flush=True)
+        name = f"{design}, {given.fill}" + f", {given.classes} classes" * (design == "movie")
+        print(f"| {name} | {cells} | {low} to {high} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from emodecode.errors import InputError
 from emodecode.evaluate.exchange import make_exchange, permuted_labels
 from emodecode.explain import exchanged
 from emodecode.explain.exchanged import WIDENED, infer_labels
+from emodecode.explain.fills import make_fill
 from emodecode.explain.group import infer_group
 from emodecode.explanation.fits import subject_maps
 
@@ -203,3 +204,39 @@ def test_arrays_that_do_not_belong_together_are_refused(wrong):
     permuted = by_name.get(wrong, permuted)
     with pytest.raises(InputError, match="a label, a subject and a column"):
         infer_labels(drops, codes, permuted, subjects, shared_training=False)
+
+
+def _false_alarm(fill, seed, *, n_classes=2):
+    """A random decoder of noise: does any unit drop significantly?"""
+    rng = np.random.default_rng(seed)
+    subjects, n_each, n_units = np.repeat(np.arange(10), 24), 24, 15
+    codes = np.tile(np.arange(24) % n_classes, 10)
+    X = rng.normal(size=(240, n_units))
+    weights = rng.normal(size=(n_units, n_classes))
+    names = [str(code) for code in codes]
+    fills = make_fill(fill, X, labels=names, subjects=subjects.tolist(), n_draws=4, seed=seed)
+
+    def probability(scores):
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return scores / scores.sum(axis=-1, keepdims=True)
+
+    given = X @ weights
+    moved = given[:, None] + (fills - X)[..., None] * weights  # (n_draws, n, n_units, n_classes)
+    drops = probability(given)[:, None] - probability(moved).mean(axis=0)
+    permuted = np.array(
+        [np.concatenate([rng.permutation(codes[:n_each]) for _ in range(10)]) for _ in range(199)]
+    )
+    found = infer_labels(drops, codes, permuted, subjects, shared_training=False)
+    return bool((found.p <= 0.05).any())
+
+
+def test_a_fill_that_looks_at_labels_cannot_be_tested_against_them():
+    """Why `explain` fills from the subject's samples whatever their label."""
+    alarms = {
+        fill: sum(_false_alarm(fill, seed) for seed in range(60))
+        for fill in ("subject", "conditional", "voxel_mean")
+    }
+    highest = binom.ppf(0.999, 60, 0.05)
+    assert alarms["subject"] <= highest
+    assert alarms["voxel_mean"] <= highest
+    assert alarms["conditional"] > 20

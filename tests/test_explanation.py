@@ -41,7 +41,7 @@ def test_a_linear_decoder_is_explained(tmp_path, capsys):
         main(["explain", str(path), "--out", str(out), "--quiet"])
     assert not caught.value.code
     said = capsys.readouterr().out
-    assert "27 boxes, fill conditional; audit of the folds: " in said
+    assert "27 boxes, fill subject; audit of the folds: " in said
     assert "lda (24 held-out samples, closed form)" in said
     told = json.loads((out / "explanation.json").read_text())
     (model,) = told["models"]
@@ -88,14 +88,14 @@ def test_a_linear_decoder_is_explained(tmp_path, capsys):
 RUNNERS = ("01", "02", "03")
 
 
-def test_a_network_is_explained_by_differences(tmp_path):
+def test_a_network_is_explained(tmp_path):
     params = {"max_epochs": 2, "n_members": 1, "device": "cpu"}
     net = {"name": "cnn", "kind": "small3d", "params": params}
     rules = {"per_class": 4, "label_draws": 0, "weight_draws": 2, "fill": "voxel_mean"}
     rules["geometry"] = False
     told = explain(_study(tmp_path, net, explain=rules), tmp_path / "out", progress=False)
     (model,) = told["models"]
-    assert model["way"] == "incremental"
+    assert model["way"] == "batched"
     assert told["space"] is None
     assert "not known" in (tmp_path / "out/explanation.html").read_text()
     assert not (tmp_path / "out/regions.tsv").exists()

@@ -38,7 +38,7 @@ def one_by_one(fitted, rows, fills, units):
         ("logistic", {}, "closed form"),
         ("rbf_svm", {}, "batched"),
         ("separable3d", {"max_epochs": 1, "n_members": 1}, "incremental"),
-        ("small3d", {"max_epochs": 2, "n_members": 2}, "incremental"),
+        ("small3d", {"max_epochs": 2, "n_members": 2}, "batched"),
         ("small3d", {"max_epochs": 2, "n_members": 1, "normalise": "volume"}, "batched"),
         ("conv1d", {"max_epochs": 2}, "batched"),
     ],
@@ -138,7 +138,7 @@ def test_units_cover_what_they_say():
         (lambda: box_units(INSIDE, box_vox=0), "box_vox"),
         (lambda: searchlight_units(INSIDE, np.eye(4), radius_mm=0), "radius above 0"),
         (lambda: region_units(np.array([1, 2]), names={1: "x", 2: "x"}), "one name for two"),
-        (lambda: make_fill("mean", X), "one of conditional"),
+        (lambda: make_fill("mean", X), "one of subject, conditional"),
         (lambda: make_fill("conditional", X), "no label and subject"),
         (
             lambda: make_fill("conditional", X[:2], labels=["a", "a"], subjects=["1", "1"]),
@@ -150,3 +150,20 @@ def test_units_cover_what_they_say():
 def test_bad_input_is_named(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_values_of_the_subject_do_not_depend_on_labels():
+    X = np.arange(40.0)[:, None] * np.ones(6)
+    subjects = np.repeat(["1", "2"], 20).tolist()
+    one = make_fill("subject", X, subjects=subjects, n_draws=3, seed=1)
+    two = make_fill("subject", X, labels=["a"] * 40, subjects=subjects, n_draws=3, seed=1)
+    np.testing.assert_array_equal(one, two)
+    assert one.shape == (3, 40, 6)
+    assert (one[:, :20] < 20).all()
+    assert (one[:, 20:] >= 20).all()
+    donors = (X[:5] - 100, ["a"] * 5, ["1"] * 5)
+    assert (make_fill("subject", X[:3], subjects=["1"] * 3, donors=donors) < 0).all()
+    with pytest.raises(InputError, match="no subject of each sample"):
+        make_fill("subject", X)
+    with pytest.raises(InputError, match="no sample to take values from"):
+        make_fill("subject", X[:1], subjects=["2"], donors=donors)

@@ -286,7 +286,9 @@ class Explain(Section):
     stride_vox: Annotated[int, Field(ge=1)] = 2
     radius_mm: Annotated[float, Field(gt=0)] = 8.0
     atlas: Path | None = None
-    fill: Literal["conditional", "voxel_mean", "volume_mean", "zero", "noise"] = "conditional"
+    fill: Literal["subject", "conditional", "voxel_mean", "volume_mean", "zero", "noise"] = (
+        "subject"
+    )
     n_draws: Annotated[int, Field(ge=1)] = 4
     per_class: Annotated[int, Field(ge=1)] = 10
     top_k: Annotated[int, Field(ge=1)] = 500

@@ -209,7 +209,8 @@ def _way(fitted: Pipeline, units: Units, asked: dict[str, Any] | None) -> tuple[
     volumes = len(fitted.steps) == 1 and getattr(network, "reads_rows", False)
     # where each volume is standardised by itself, a change reaches all of its voxels
     if volumes and not network.window and network.normalise != "volume":
-        return "incremental", _Network(network, units)
+        explain = _Network(network, units)
+        return ("batched" if explain.plans[0].stuck else "incremental"), explain
     return "batched", _Batched(fitted, units, asked or {})
 
 

@@ -93,7 +93,9 @@ def _check_labels(
     samples: "Samples", units: Units, task: Task, part: dict[str, np.ndarray], work: "Work"
 ) -> Check:
     """Compare the first fold's map with those of decoders trained on exchanged labels."""
-    drawn = _exchanged(samples, task.study.explain.label_draws, seed=task.study.seed)
+    study = task.study
+    unit = "shift" if study.evaluate.exchange == "shift" else "block"
+    drawn = _exchanged(samples, study.explain.label_draws, unit=unit, seed=study.seed)
     given = (samples.X, samples.table, units, task)
     jobs = [
         joblib.delayed(_map_under)(*given, labels, number, work.resume)
@@ -146,11 +148,11 @@ def _map_under(
     return found
 
 
-def _exchanged(samples: "Samples", n: int, *, seed: int) -> list[np.ndarray]:
-    """Labels with whole blocks exchanged within runs, as in the test against chance."""
+def _exchanged(samples: "Samples", n: int, *, unit: str, seed: int) -> list[np.ndarray]:
+    """Labels exchanged within runs, as in the test against chance."""
     from emodecode.evaluate.exchange import make_exchange, permuted_labels
 
-    exchange = make_exchange(samples.table, classes=samples.classes)
+    exchange = make_exchange(samples.table, classes=samples.classes, unit=unit)
     codes = permuted_labels(exchange, n_permutations=n, seed=seed)[:, exchange.slot]
     like = samples.y.dtype
     return [np.array(samples.classes, dtype=like)[each] for each in codes]

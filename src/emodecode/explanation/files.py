@@ -98,7 +98,7 @@ def write_explanation(
 def find_space(study: Study, samples: "Samples") -> tuple[str | None, str]:
     """Return the space of the maps, and how it is known."""
     if mask_of(samples) is None or samples.mask is None:
-        return None, "the columns of these data are no voxels: there are no maps"
+        return None, "the columns of these data are no voxels: there are no images"
     if study.explain.space:
         return study.explain.space, "as the study says"
     stated = getattr(study.data, "space", None)
@@ -131,7 +131,7 @@ def _describe(model: Explained, explanation: Explanation, samples: "Samples") ->
         "way": model.way,
         "n_samples": len(model.rows),
         "n_subjects": len(model.subjects),
-        "n_left_out": left_out if model.group is not None else 0,
+        "n_left_out": left_out if model.subjects else 0,
         "chosen": list(model.chosen),
         "test": model.test,
         "sanity": {
@@ -187,6 +187,10 @@ def _write_maps(
         drop, files = model.mean[k], {}
         values = {"drop": units.spread(drop)}
         if group is not None:
+            image = _subjects_image(samples, units.spread(model.maps[:, k]))
+            file = f"maps/model-{models[model.model]}_label-{classes[label]}_subjects.nii.gz"
+            nib.save(image, folder / file)
+            files["subjects"] = file
             values["t"] = units.spread(group.t.reshape(shape)[k])
         if model.p is not None:
             values["pfwe"] = units.largest(np.where(drop > 0, 1 - model.p[k], 0))
@@ -201,6 +205,13 @@ def _write_maps(
         largest = [] if peaks is None else _largest_peaks(peaks)
         written.append({"class": label, "files": files, "peaks": largest})
     return written, tables
+
+
+def _subjects_image(samples: "Samples", values: np.ndarray) -> nib.Nifti1Image:
+    """Put maps (n_maps, n_voxels) into one image, (x, y, z, n_maps)."""
+    parts = [samples.to_image(each) for each in values]
+    volume = np.stack([np.asanyarray(part.dataobj) for part in parts], axis=-1)
+    return nib.Nifti1Image(volume, parts[0].affine)
 
 
 def _largest_peaks(peaks: pd.DataFrame) -> list[dict[str, Any]]:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from emodecode.proof import Work
     from emodecode.samples import Samples
 
+UNTESTABLE = (
+    "not against exchanged labels, since the fill looks at the labels: nothing counts as "
+    'significant (explain.fill = "subject" does not)'
+)
 NOT_TESTED = "S1 took the largest drops for the most significant ones: there is no test"
 
 
@@ -244,8 +248,11 @@ def _explain_model(
         splits = [task.split for task in tasks]
         kept = table["subject"].astype(str).isin(subjects).to_numpy()
         own = slice(None) if kept.all() else kept  # drops are large: not copied
-        labels = _test_labels(study, samples, splits, rows[own], drops[own])
-        test = f"{test}; and {labels.sentence}"
+        if study.explain.fill == "conditional":
+            test += f"; {UNTESTABLE}"
+        else:
+            labels = _test_labels(study, samples, splits, rows[own], drops[own])
+            test += f"; and {labels.sentence}"
     else:
         subjects, maps = (), _one_map(table, samples.classes, drops)
         test = NOT_TESTED
@@ -322,7 +329,8 @@ def _test_labels(
     from emodecode.evaluate.chance import shares_training
     from emodecode.evaluate.exchange import make_exchange, permuted_labels
 
-    exchange = make_exchange(samples.table, classes=samples.classes)
+    unit = "shift" if study.evaluate.exchange == "shift" else "block"
+    exchange = make_exchange(samples.table, classes=samples.classes, unit=unit)
     drawn = permuted_labels(exchange, n_permutations=study.evaluate.n_permutations, seed=study.seed)
     slots = exchange.slot[rows]
     return infer_labels(

@@ -186,7 +186,7 @@ def occlude_rows(
         labels=own["label"].tolist(),
         subjects=own["subject"].tolist(),
         reference=_moments(X, task) if fill in ("voxel_mean", "noise") else None,
-        donors=donors if fill == "conditional" else None,
+        donors=donors if fill in ("subject", "conditional") else None,
         n_draws=choices.n_draws,
         seed=task.seed,
         asked=_asked(fitted, own),
@@ -243,11 +243,15 @@ def _check_settings(
     """Compare the map with others, unit by unit of theirs: larger boxes say less about places."""
     from emodecode.explain.sanity import ALIKE, Check
 
-    values = found.units.spread(mean_drop(found, label))
-    alike = {}
+    own = mean_drop(found, label)
+    values, alike = found.units.spread(own), {}
     for name, other in others.items():
-        mean = other.units.membership.T @ values / [len(own) for own in other.units.columns]
-        alike[name] = similarity(mean, mean_drop(other, label))
+        mean = own
+        if other.units is not found.units:
+            mean = other.units.membership.T @ values / [len(each) for each in other.units.columns]
+        drop = mean_drop(other, label)
+        read = (mean != 0) | (drop != 0)  # what the decoder never reads would only agree
+        alike[name] = similarity(mean[read], drop[read])
     least = min(alike, key=lambda name: alike[name])
     told = ", ".join(f"{name} {value:.2f}" for name, value in alike.items())
     return Check(

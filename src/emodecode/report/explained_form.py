@@ -25,6 +25,7 @@ WAYS = {
     "batched": "exactly, by decoding every changed volume",
 }
 FILLS = {
+    "subject": "values of other samples of the same subject, whatever their label",
     "conditional": "values of samples of the same subject under other labels",
     "voxel_mean": "each voxel's mean over the training samples",
     "volume_mean": "the volume's own mean",
@@ -80,6 +81,8 @@ def describe_form(folder: Path, *, full: bool = True) -> dict[str, Any]:
         accuracy = model["scores"]["balanced_accuracy"]
         p = accuracy.get("p")
         model["above_chance"] = p is not None and p <= 0.05
+        checked = bool(choices["label_draws"]) and model["sanity"]["passed"]
+        model["believable"] = checked and model["above_chance"]
         stem = model["drops"].removeprefix("drops-").removesuffix(".npz")
         if backdrop is not None and outline is not None:
             points = _read_top(folder / f"geometry/top-{stem}.tsv")
@@ -210,6 +213,7 @@ def compare_forms(honest: dict[str, Any], published: dict[str, Any]) -> dict[str
     ]
     return {
         "model": name,
+        "why": "S1's network" if kinds.get(name) == "separable3d" else "highest honest score",
         "rows": rows,
         "scores": scores,
         "splits": [form["split"]["sentence"] for form in (published, honest)],
@@ -220,17 +224,18 @@ def compare_forms(honest: dict[str, Any], published: dict[str, Any]) -> dict[str
 
 def _figures(form: dict[str, Any], name: str) -> list[tuple[str, str]]:
     model = next(each for each in form["models"] if each["model"] == name)
+    chance = "" if model["above_chance"] else " The decoder is not above chance."
     auc, layout = form["scores"][name]["macro_auc"], form["laid_out"]["models"].get(name, {})
     return [
         (
             "2: ROC, macro AUC (chance .5)",
             f"{wording.format_number(auc['value'])} {wording.format_interval(auc)}",
         ),
-        ("3: strongest voxels", _strongest(model, form["n_units"])),
-        ("4a: spatial UMAP", _clusters(layout.get("spatial"))),
-        ("4b: functional UMAP", _clusters(layout.get("functional"))),
-        ("5: network and brain", _mantel(form["laid_out"]["rsa"], name)),
-        ("6: valence and arousal", _affect(layout.get("affect"))),
+        ("3: strongest voxels", _strongest(model, form["n_units"]) + chance),
+        ("4a: spatial UMAP", _clusters(layout.get("spatial", _NOT_MADE)) + chance),
+        ("4b: functional UMAP", _clusters(layout.get("functional", _NOT_MADE)) + chance),
+        ("5: network and brain", _mantel(form["laid_out"]["rsa"], name) + chance),
+        ("6: valence and arousal", _affect(layout.get("affect", _NOT_MADE)) + chance),
     ]
 
 
@@ -277,7 +282,10 @@ def _mantel(rsa: dict[str, Any], name: str) -> str:
     text = f"r = {wording.format_number(row['r'])}, exact {wording.format_p(row['p'])}"
     if row.get("pearson_p") is not None:
         text += f" (of a plain correlation, as S1 gives it: {wording.format_p(row['pearson_p'])})"
-    return f"{row['one']} and {row['other']}: {text}."
+    return (
+        f"{row['one']} and {row['other']}: {text}, of {len(rsa['conditions'])} classes at hand, "
+        "not corrected for the other layers."
+    )
 
 
 def _affect(part: dict[str, Any] | None) -> str:
