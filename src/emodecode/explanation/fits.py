@@ -189,21 +189,24 @@ def refuse_unexplained(study: Study) -> None:
     InputError
         No data, an alignment, windows, or nothing but a dummy.
     """
-    found = None
+    found = remedy = ""
     if study.data.source == "design":
-        found = 'data.source = "design"'
+        found = 'data.source = "design": labels and folds, no images'
+        remedy = "Take a study that reads images."
     elif study.align is not None:
         found = "[align]: voxels of a common space have no place"
+        remedy = "Explain a study without [align]."
     elif all(model.kind == "dummy" for model in study.models):
-        found = "no decoder but the dummy"
+        found, remedy = "no decoder but the dummy", "Add a decoder to the study."
     elif any((model.params.get("window") or 1) > 1 for model in study.models):
         found = "a network that reads windows: whose volumes are to be occluded is not clear"
-    if found is not None:
+        remedy = "Explain a network of single volumes (window = 1)."
+    if found:
         raise InputError(
             f"study {study.name}",
             found=found,
             expected="decoders of the subjects' own voxels, parcels or columns",
-            remedy="Explain a study of single volumes without [align].",
+            remedy=remedy,
         )
 
 
