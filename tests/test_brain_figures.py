@@ -81,9 +81,7 @@ def test_left_stays_left_on_the_surface(tmp_path, no_network):
     found = project(blob(), AFFINE)
     assert found["left"].max() > 0.8
     assert not found["right"].any()
-    address = draw_surface(write(tmp_path / "map.nii.gz", blob()))
-    assert address is not None
-    columns = red_columns(address)
+    columns = red_columns(draw_surface(write(tmp_path / "map.nii.gz", blob())))
     assert len(columns) > 100
     assert columns.max() < 0.22  # the first view: left, lateral ...
     assert columns.mean() < 0.11  # ... where the front is at the left
@@ -140,7 +138,10 @@ def test_glass_brain_keeps_sides_and_what_to_show(tmp_path, no_network):
     assert above.max() < 0.81  # and of the one from above
     assert not ((columns > 0.46) & (columns < 0.72)).any()  # nothing in the right half's view
     certain = write(tmp_path / "pfwe.nii.gz", 0.96 * (blob() > 0.5))
-    assert draw_glass(file, significant=certain) is not None
+    sure = red_columns(draw_glass(file, significant=certain))
+    assert len(sure) > 20
+    assert sure[(sure > 0.25) & (sure < 0.46)].max() < 0.355
+    assert not ((sure > 0.46) & (sure < 0.72)).any()
     assert draw_glass(file, significant=certain, alpha=0.01) is None
     assert draw_glass(file, threshold=2.0) is None
     assert draw_glass(write(tmp_path / "negative.nii.gz", -blob()), n_top=5) is None
@@ -192,7 +193,8 @@ def test_maps_of_other_spaces(tmp_path):
     assert draw_surface(file) is None
     assert draw_glass(file, n_top=50) is None
     mask = write(tmp_path / "mask.nii.gz", np.ones(values.shape), affine)
-    assert draw_mosaic(file, make_backdrop(mask)) is not None
+    mosaic = draw_mosaic(file, make_backdrop(mask))
+    assert len(red_columns(mosaic)) > 100  # the map's highest values are there
     named = write(tmp_path / "named.nii.gz", blob())
     assert draw_surface(named, space="T1w") is None
 

@@ -1,6 +1,5 @@
 """`emodecode explain` on real brains: Sherlock's decoder from data to named places."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +13,7 @@ pytestmark = [pytest.mark.data, pytest.mark.slow]
 STUDY = Path(__file__).parent.parent / "studies/sherlock.toml"
 
 
-def test_sherlocks_decoder_is_explained_in_named_places(tmp_path):
-    if not os.environ.get("EMODECODE_DATA"):
-        pytest.skip("EMODECODE_DATA is not set")
+def test_sherlocks_decoder_is_explained_in_named_places(tmp_path, data_dir):
     study = load_study(STUDY)
     rules = {"space": "MNI152NLin6Asym", "per_class": 5, "geometry": False, "label_draws": 0}
     study = study.model_copy(

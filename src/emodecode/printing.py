@@ -206,6 +206,8 @@ def print_explanation(told: dict[str, Any]) -> None:
         )
         if choices["form"] == "honest":
             print(f"  {model['sanity']['sentence']}")
+            if not choices["label_draws"]:
+                print("  Not checked against exchanged labels (explain.label_draws = 0).")
         for each, map_ in zip(model["classes"], model["maps"], strict=True):
             found = "not tested"
             if "n_significant" in each:

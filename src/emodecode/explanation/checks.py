@@ -16,6 +16,7 @@ from emodecode.explain.units import Units, box_units
 from emodecode.explanation.folds import Alternatives, mean_drop, occlude_rows, tried
 from emodecode.explanation.tasks import Task
 from emodecode.sections import Explain
+from emodecode.study import Study
 
 if TYPE_CHECKING:
     from emodecode.proof import Work
@@ -93,9 +94,8 @@ def _check_labels(
     samples: "Samples", units: Units, task: Task, part: dict[str, np.ndarray], work: "Work"
 ) -> Check:
     """Compare the first fold's map with those of decoders trained on exchanged labels."""
-    study = task.study
-    unit = "shift" if study.evaluate.exchange == "shift" else "block"
-    drawn = _exchanged(samples, study.explain.label_draws, unit=unit, seed=study.seed)
+    _, codes = exchanged_codes(task.study, samples, task.study.explain.label_draws)
+    drawn = [np.array(samples.classes, dtype=samples.y.dtype)[each] for each in codes]
     given = (samples.X, samples.table, units, task)
     jobs = [
         joblib.delayed(_map_under)(*given, labels, number, work.resume)
@@ -148,11 +148,18 @@ def _map_under(
     return found
 
 
-def _exchanged(samples: "Samples", n: int, *, unit: str, seed: int) -> list[np.ndarray]:
-    """Labels exchanged within runs, as in the test against chance."""
+def exchanged_codes(study: Study, samples: "Samples", n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labels exchanged within runs, as in the test of the scores.
+
+    Returns
+    -------
+    own : ndarray of int, shape (n_samples,)
+        Number of each sample's class.
+    drawn : ndarray of int, shape (n, n_samples)
+    """
     from emodecode.evaluate.exchange import make_exchange, permuted_labels
 
+    unit = "shift" if study.evaluate.exchange == "shift" else "block"
     exchange = make_exchange(samples.table, classes=samples.classes, unit=unit)
-    codes = permuted_labels(exchange, n_permutations=n, seed=seed)[:, exchange.slot]
-    like = samples.y.dtype
-    return [np.array(samples.classes, dtype=like)[each] for each in codes]
+    drawn = permuted_labels(exchange, n_permutations=n, seed=study.seed)
+    return exchange.label[exchange.slot], drawn[:, exchange.slot]

@@ -61,11 +61,12 @@ def write_explanation(
         write_table(pd.concat(regions), folder / "regions.tsv")
     _write_drops(folder, samples, explanation)
     scores = score_explained(study, samples, explanation, folder=folder)
+    tops = {}
     if in_place:
-        write_top(folder, study, samples, explanation, names[0])
+        tops = write_top(folder, study, samples, explanation, names[0])
         write_methods(folder, study, samples, explanation, names=names, space=space[0])
     if study.explain.geometry:
-        write_geometry(folder, study, samples, explanation, names=names[0])
+        write_geometry(folder, study, samples, explanation, names=names[0], tops=tops)
     described = {
         "title": study.title or study.name,
         "description": study.description,

@@ -23,7 +23,7 @@ from emodecode.explain.units import (
     region_units,
     searchlight_units,
 )
-from emodecode.explanation.checks import check_model, other_settings, run_all
+from emodecode.explanation.checks import check_model, exchanged_codes, other_settings, run_all
 from emodecode.explanation.folds import explain_fold, layers_of_part, maps_of
 from emodecode.explanation.methods import Maps, join_folds
 from emodecode.explanation.tasks import Task
@@ -117,12 +117,13 @@ class Explained:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What all decoders of a study used, its folds and their audit."""
+    """What all decoders of a study used, its folds, their audit and a sentence about them."""
 
     units: Units
     classes: tuple[str, ...]
     audit: "Audit"
     splits: "Sequence[Split]"
+    split: str
     models: tuple[Explained, ...]
 
 
@@ -152,7 +153,7 @@ def explain_study(
 
     samples = gathered.samples
     refuse_unexplained(study)
-    splits, _ = assemble.split_samples(study, samples.table)
+    splits, split = assemble.split_samples(study, samples.table)
     known: dict[str, Any] = {
         "X": samples.X,
         "duplicates": find_duplicates(samples.X, samples.table),
@@ -178,7 +179,7 @@ def explain_study(
     ]
     audit = audit_split(samples.table, splits, fitted=fitted, **known)
     enforce(audit, allow_leakage=study.evaluate.allow_leakage)
-    return Explanation(units, samples.classes, audit, splits, tuple(found))
+    return Explanation(units, samples.classes, audit, splits, split["sentence"], tuple(found))
 
 
 def refuse_unexplained(study: Study) -> None:
@@ -330,14 +331,10 @@ def _test_labels(
 ) -> LabelTest:
     """Test the drops against labels that are exchanged as in the test of the scores."""
     from emodecode.evaluate.chance import shares_training
-    from emodecode.evaluate.exchange import make_exchange, permuted_labels
 
-    unit = "shift" if study.evaluate.exchange == "shift" else "block"
-    exchange = make_exchange(samples.table, classes=samples.classes, unit=unit)
-    drawn = permuted_labels(exchange, n_permutations=study.evaluate.n_permutations, seed=study.seed)
-    slots = exchange.slot[rows]
+    own, drawn = exchanged_codes(study, samples, study.evaluate.n_permutations)
     return infer_labels(
-        *(drops, exchange.label[slots], drawn[:, slots], samples.subjects[rows]),
+        *(drops, own[rows], drawn[:, rows], samples.subjects[rows]),
         shared_training=shares_training(splits),
     )
 

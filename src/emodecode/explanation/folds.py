@@ -176,8 +176,10 @@ def occlude_rows(
     """Occlude units of some samples as the study says, or by changed `rules`."""
     choices = task.study.explain
     fill = (rules or {}).get("fill", choices.fill)
-    own, there = table.iloc[rows], task.donors(table, rows)
-    donors = (X[there], table["label"].iloc[there].tolist(), table["subject"].iloc[there].tolist())
+    own, donors = table.iloc[rows], None
+    if fill in ("subject", "conditional"):
+        there = task.donors(table, rows)
+        donors = X[there], *(table[name].iloc[there].tolist() for name in ("label", "subject"))
     return occlude_samples(
         fitted,
         np.asarray(X[rows], dtype=np.float32),
@@ -186,7 +188,7 @@ def occlude_rows(
         labels=own["label"].tolist(),
         subjects=own["subject"].tolist(),
         reference=_moments(X, task) if fill in ("voxel_mean", "noise") else None,
-        donors=donors if fill in ("subject", "conditional") else None,
+        donors=donors,
         n_draws=choices.n_draws,
         seed=task.seed,
         asked=_asked(fitted, own),

@@ -58,12 +58,15 @@ def write_top(
     samples: "Samples",
     explanation: Explanation,
     names: Mapping[str, str],
-) -> None:
-    """Write ``geometry/top-M.tsv``: the strongest voxels of each class and decoder."""
+) -> dict[str, pd.DataFrame]:
+    """Write ``geometry/top-M.tsv``: the strongest voxels of each class; return them by decoder."""
     (folder / "geometry").mkdir(exist_ok=True)
+    found = {}
     for model in explanation.models:
         given = (study, samples, explanation.units, model, explanation.classes)
-        write_table(top_voxels(*given), folder / f"geometry/top-{names[model.model]}.tsv")
+        found[model.model] = top_voxels(*given)
+        write_table(found[model.model], folder / f"geometry/top-{names[model.model]}.tsv")
+    return found
 
 
 def write_methods(
@@ -78,6 +81,7 @@ def write_methods(
     """Write maps by other methods and ``methods.json``, how they agree with the drops."""
     found: dict[str, Any] = {}
     assert samples.mask is not None
+    parcels = _parcels(study, samples)
     for model in explanation.models:
         if not model.methods:
             found[model.model] = {"maps": {}, "notes": list(model.notes)}
@@ -87,7 +91,7 @@ def write_methods(
             maps,
             classes=explanation.classes,
             mask_image=samples.mask,
-            parcels=_parcels(study, samples),
+            parcels=parcels,
             space=space,
         )
         models, classes = names
@@ -119,13 +123,16 @@ def write_geometry(
     explanation: Explanation,
     *,
     names: Mapping[str, str],
+    tops: Mapping[str, pd.DataFrame],
 ) -> None:
     """Write ``geometry.json`` and its tables: layouts of voxels and units, dissimilarities."""
     (folder / "geometry").mkdir(exist_ok=True)
     affect = affect_of(study, classes=explanation.classes)
     own_class = study.explain.form == "s1"
     models = {
-        model.model: _lay_out(folder, study, samples, explanation, model, names, affect)
+        model.model: _lay_out(
+            folder, study, samples, explanation, model, names, affect, tops.get(model.model)
+        )
         for model in explanation.models
     }
     layers = {model.model: list(model.layers) for model in explanation.models if model.layers}
@@ -150,12 +157,12 @@ def _lay_out(
     model: Explained,
     names: Mapping[str, str],
     affect: pd.DataFrame | None,
+    top: pd.DataFrame | None,
 ) -> dict[str, Any]:
     units, classes, rules = explanation.units, explanation.classes, study.explain
     own_class = rules.form == "s1"
     found: dict[str, Any] = {}
-    if mask_of(samples) is not None:
-        top = top_voxels(study, samples, units, model, classes)
+    if top is not None:
         table, found["spatial"] = spatial(
             top, mask_image=samples.mask, fwhm_mm=_smoothness(rules, samples), seed=study.seed
         )

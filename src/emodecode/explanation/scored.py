@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from emodecode import assemble
 from emodecode.evaluate.results import PREDICTION_COLUMNS
 from emodecode.explanation.fits import Explanation
 from emodecode.samples import write_table
@@ -45,9 +44,8 @@ def score_explained(
         rows=given["row"].to_numpy(),
         splits=explanation.splits,
     )
-    _, split = assemble.split_samples(study, samples.table)
     return {
-        "split": {"sentence": split["sentence"], "widening": scores["widening"]},
+        "split": {"sentence": explanation.split, "widening": scores["widening"]},
         "models": {
             name: {metric: _some(each[metric]) for metric in ("balanced_accuracy", "macro_auc")}
             for name, each in scores["models"].items()
